@@ -1,0 +1,1 @@
+"""Masks to numbers, choices and pages."""
