@@ -7,6 +7,7 @@ from pathlib import Path
 ALL_DONE = 0
 SOME_CASES_FAILED = 1
 WRONG_REQUEST = 2
+STOPPED = 130
 
 
 class UserError(Exception):

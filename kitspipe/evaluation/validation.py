@@ -1,0 +1,103 @@
+"""Whole-case validation at the end of a fold, on the scans' own voxels.
+
+The kidney stage is judged by itself. The tumor stage is judged inside the reference's kidneys and,
+where the fold's kidney stage is trained, end to end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from kitspipe import console, workspace
+from kitspipe.dataset.cases import Case
+from kitspipe.evaluation import evaluate
+from kitspipe.evaluation.metrics import dice
+from kitspipe.imaging.formats import read_image, read_labels, write_labels
+from kitspipe.imaging.volume import Volume
+from kitspipe.planning.plan import Labels
+from kitspipe.prediction.cascade import Cascade, find_kidneys, segment, tumors_in
+from kitspipe.prediction.postprocess import merge
+from kitspipe.preprocessing.preprocess import kidney_mask
+
+Segment = Callable[[Volume, Volume], Volume]
+"""(CT, reference labels) -> predicted labels on the same grid."""
+
+
+def validate_kidney(cascade: Cascade, cases: Sequence[Case], folder: Path) -> float:
+    """Mean Dice of the whole kidney; masks and `kidney.json` (case id -> Dice) in the folder.
+
+    Args:
+        cascade: with the fold's kidney network.
+        cases: the fold's validation cases.
+        folder: for the masks, overwritten.
+    """
+    values = cascade.plan.labels
+
+    def predict(image: Volume, _: Volume) -> Volume:
+        mask = find_kidneys(image, cascade).mask
+        return Volume(array=np.where(mask, np.uint8(values.kidney), np.uint8(0)), grid=image.grid)
+
+    _predict_all(cases, folder, predict, "kidney validation")
+    scores = {case.id: _kidney_dice(case, folder, values) for case in cases}
+    mean = sum(scores.values()) / len(scores) if scores else math.nan
+    workspace.write_bytes(
+        folder / "kidney.json",
+        msgspec.json.format(msgspec.json.encode({"mean": mean, "cases": scores}), indent=2),
+    )
+    return mean
+
+
+def validate_tumor(
+    cascade: Cascade, cases: Sequence[Case], folder: Path, *, end_to_end: bool
+) -> evaluate.Evaluation:
+    """Official scores; masks, `evaluation.csv` and `summary.json` in the folder.
+
+    Args:
+        cascade: with the fold's networks.
+        cases: the fold's validation cases.
+        folder: for the masks, overwritten.
+        end_to_end: whether kidneys are the kidney network's, else the reference's.
+    """
+    values = cascade.plan.labels
+
+    def inside_reference(image: Volume, reference: Volume) -> Volume:
+        kidney = kidney_mask(reference, values)
+        classes, _ = tumors_in(image, kidney, cascade)
+        return Volume(array=merge(kidney, classes, values), grid=image.grid)
+
+    def whole_cascade(image: Volume, _: Volume) -> Volume:
+        return segment(image, cascade).labels
+
+    label = "end-to-end validation" if end_to_end else "tumor validation"
+    _predict_all(cases, folder, whole_cascade if end_to_end else inside_reference, label)
+    references = {case.id: case.labels for case in cases if case.labels is not None}
+    predictions = {case.id: _mask_file(folder, case) for case in cases}
+    evaluation = evaluate.evaluate(references, predictions, values, jobs=1)
+    evaluate.write(evaluation, folder)
+    return evaluation
+
+
+def _predict_all(cases: Sequence[Case], folder: Path, predict: Segment, label: str) -> None:
+    for case in console.progress(cases, len(cases), label):
+        if case.labels is None:
+            continue
+        image, header = read_image(case.image)
+        reference, _ = read_labels(case.labels)
+        write_labels(_mask_file(folder, case), predict(image, reference), header)
+
+
+def _kidney_dice(case: Case, folder: Path, values: Labels) -> float:
+    if case.labels is None:
+        return math.nan
+    reference, _ = read_labels(case.labels)
+    predicted, _ = read_labels(_mask_file(folder, case))
+    return dice(predicted.array > 0, kidney_mask(reference, values))
+
+
+def _mask_file(folder: Path, case: Case) -> Path:
+    return folder / f"{case.id}.nii.gz"

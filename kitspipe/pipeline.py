@@ -1,0 +1,292 @@
+"""READ FIRST: one function per command, in the order of the flow.
+
+raw -- check -- fingerprint -- plan -- preprocess -- train kidney -- train tumor -- predict
+-- evaluate. Each function returns the command's exit status. Folders are imported where they are
+used, so that commands without networks start without torch.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from kitspipe import console
+from kitspipe.errors import ALL_DONE, SOME_CASES_FAILED, STOPPED, UserError
+from kitspipe.workspace import STAGES, Stage, Workspace
+
+Fold = int | Literal["all"]
+Size = Literal["standard", "small"]
+
+
+def plan_and_preprocess(
+    *,
+    data: Path,
+    workspace: Path,
+    plan_name: str,
+    memory: float,
+    size: Size,
+    replan: bool,
+    jobs: int | None,
+) -> int:
+    """check, fingerprint, plan, preprocess."""
+    check(data=data, jobs=jobs)
+    fingerprint(data=data, workspace=workspace, plan_name=plan_name, jobs=jobs)
+    plan(workspace=workspace, plan_name=plan_name, memory=memory, size=size, replan=replan)
+    return preprocess(data=data, workspace=workspace, plan_name=plan_name, jobs=jobs)
+
+
+def check(*, data: Path, jobs: int | None) -> int:
+    """Print every problem of every case.
+
+    Raises:
+        UserError: at least one is an error; warnings alone are no failure.
+    """
+    from kitspipe.dataset.cases import find_dataset
+    from kitspipe.dataset.check import check_dataset
+
+    dataset = find_dataset(data)
+    problems = check_dataset(dataset, jobs)
+    errors = [problem for problem in problems if problem.severity == "error"]
+    for problem in problems:
+        (console.error if problem.severity == "error" else console.warning)(problem.text)
+    console.summary(
+        f"check {data}",
+        [
+            ("cases", len(dataset.cases)),
+            ("errors", len(errors)),
+            ("warnings", len(problems) - len(errors)),
+        ],
+    )
+    if errors:
+        raise UserError(
+            data,
+            found=f"{len(errors)} errors in {len({p.case_id for p in errors})} cases, named above",
+            expected="a data set without errors",
+            remedy="mend these cases or take them out",
+        )
+    return ALL_DONE
+
+
+def fingerprint(*, data: Path, workspace: Path, plan_name: str, jobs: int | None) -> int:
+    """Measure a data set; cases that are measured already and did not change are kept."""
+    from kitspipe.dataset.cases import find_dataset
+    from kitspipe.planning.fingerprint import Fingerprint, fingerprint_cases
+    from kitspipe.planning.plan import read_document, write_document
+
+    place = Workspace(root=workspace, plan_name=plan_name)
+    file = place.fingerprint_file
+    known = (
+        read_document(file, Fingerprint, made_by="kitspipe_fingerprint") if file.exists() else None
+    )
+    measured = fingerprint_cases(find_dataset(data).cases, known, jobs)
+    write_document(file, measured)
+    console.summary("fingerprint", [("cases", len(measured.cases)), ("file", file)])
+    return ALL_DONE
+
+
+def plan(*, workspace: Path, plan_name: str, memory: float, size: Size, replan: bool) -> int:
+    """Write the plan and the folds; a plan that is there is kept, as it may be edited by hand."""
+    from kitspipe.planning.planner import make_plan
+
+    place = Workspace(root=workspace, plan_name=plan_name)
+    made = make_plan(place, memory_gib=memory, size=size, replan=replan)
+    kidney, tumor = made.plan.kidney, made.plan.tumor
+    console.summary(
+        "plan" if made.is_new else "plan (kept as it is; --replan plans anew)",
+        [
+            ("kidney", f"{kidney.target_spacing_mm} mm, patches of {kidney.patch_size}"),
+            ("tumor", f"{tumor.target_spacing_mm} mm, slabs of {tumor.slab_depth} slices"),
+            ("folds", f"{len(made.splits.folds)}, in {place.splits_file}"),
+            ("file", place.plan_file),
+        ],
+    )
+    return ALL_DONE
+
+
+def describe(*, workspace: Path, plan_name: str) -> int:
+    """Print parameters, operations and shapes of a plan's networks."""
+    from kitspipe.networks.describe import describe as describe_plan
+    from kitspipe.planning.planner import read_plan
+
+    for stage in describe_plan(read_plan(Workspace(root=workspace, plan_name=plan_name))):
+        console.summary(stage.title, stage.facts)
+        console.table(("level", "shape"), stage.levels)
+    return ALL_DONE
+
+
+def preprocess(*, data: Path, workspace: Path, plan_name: str, jobs: int | None) -> int:
+    """Make the training arrays of both stages; what is whole and of this plan is kept."""
+    from kitspipe.dataset.cases import find_dataset
+    from kitspipe.dataset.parallel import CaseFailure, for_each_case
+    from kitspipe.planning.planner import read_plan
+    from kitspipe.preprocessing.preprocess import preprocess_case
+
+    place = Workspace(root=workspace, plan_name=plan_name)
+    work = partial(preprocess_case, plan=read_plan(place), workspace=place)
+    results = list(for_each_case(work, find_dataset(data).cases, jobs=jobs, label="preprocess"))
+    failures = [result for result in results if isinstance(result, CaseFailure)]
+    made = [r.case_id for r in results if not isinstance(r, CaseFailure) and r.made]
+    console.summary(
+        "preprocess",
+        [
+            ("made", len(made)),
+            ("kept", len(results) - len(made) - len(failures)),
+            ("arrays", place.preprocessed_folder("kidney").parent),
+        ],
+    )
+    return _status([(failure.case_id, str(failure.error)) for failure in failures])
+
+
+def train(
+    *,
+    stage: Stage,
+    fold: Fold,
+    workspace: Path,
+    plan_name: str,
+    device: str,
+    workers: int,
+    restart: bool,
+) -> int:
+    """Train one fold of a stage and validate it on whole cases."""
+    from kitspipe.networks.device import pick_device
+    from kitspipe.planning.planner import read_fold, read_plan, training_key
+    from kitspipe.prediction.cascade import region_tumor
+    from kitspipe.preprocessing.preprocess import open_cases
+    from kitspipe.training.stages import kidney_task, tumor_task
+    from kitspipe.training.trainer import StopSignal, Trainer
+
+    place, on = Workspace(root=workspace, plan_name=plan_name), pick_device(device)
+    the_plan, folder = read_plan(place), place.fold_folder(stage, fold)
+    training_ids, validation_ids = read_fold(place, fold)
+    training = open_cases(place, stage, the_plan, training_ids)
+    validation = open_cases(place, stage, the_plan, validation_ids)
+    if restart and folder.exists():
+        shutil.rmtree(folder)
+    if stage == "kidney":
+        task = kidney_task(the_plan, training, validation)
+    else:
+        predict_region = partial(region_tumor, plan=the_plan.tumor, device=on)
+        task = tumor_task(the_plan, training, validation, predict_region)
+    trainer = Trainer(
+        task, folder, plan_sha256=training_key(the_plan, stage), device=on, workers=workers
+    )
+    with StopSignal().watched() as stop:
+        is_complete = trainer.run(stop)
+    if not is_complete:
+        console.info(f"stopped; the same command goes on from {folder}")
+        return STOPPED
+    scores = [] if fold == "all" else _validate(stage, fold, place, validation_ids, device)
+    console.summary(f"train {stage} fold {fold}", [*scores, ("results", folder)])
+    return ALL_DONE
+
+
+def _validate(
+    stage: Stage, fold: Fold, place: Workspace, ids: Sequence[str], device: str
+) -> list[tuple[str, str]]:
+    """Whole validation cases through the fold's networks; rows for the summary."""
+    from kitspipe.evaluation.validation import validate_kidney, validate_tumor
+    from kitspipe.prediction.run import load_cascade, trained_folds
+    from kitspipe.preprocessing.preprocess import source_cases
+
+    cases, folder = source_cases(place, stage, ids), place.fold_folder(stage, fold)
+    if stage == "kidney":
+        cascade = load_cascade(place, [fold], device, ["kidney"])
+        dice = validate_kidney(cascade, cases, folder / "validation")
+        return [("kidney Dice", f"{dice:.4f}")]
+    cascade = load_cascade(place, [fold], device, ["tumor"])
+    inside = validate_tumor(cascade, cases, folder / "validation", end_to_end=False)
+    rows = [("tumor Dice in reference kidneys", f"{inside.kits19.tumor:.4f}")]
+    if fold in trained_folds(place, "kidney"):
+        cascade = load_cascade(place, [fold], device)
+        whole = validate_tumor(cascade, cases, folder / "validation_end_to_end", end_to_end=True)
+        rows.append(("tumor Dice end to end", f"{whole.kits19.tumor:.4f}"))
+    return rows
+
+
+def predict(
+    *,
+    images: Path,
+    output: Path,
+    workspace: Path,
+    plan_name: str,
+    folds: Sequence[Fold] | None,
+    device: str,
+    overwrite: bool,
+) -> int:
+    """Segment scans with the whole cascade; masks that are there are kept."""
+    from kitspipe.dataset.cases import find_images
+    from kitspipe.prediction.run import load_cascade, predict_case, unfinished
+
+    cases = find_images(images)
+    cascade = load_cascade(Workspace(root=workspace, plan_name=plan_name), folds, device)
+    todo = unfinished(cases, output, cascade, overwrite=overwrite)
+    failures = []
+    for case in console.progress(todo, len(todo), "predict"):
+        try:
+            prediction = predict_case(case, output, cascade)
+        except UserError as error:
+            failures.append((case.id, str(error)))
+            continue
+        for text in prediction.warnings:
+            console.warning(f"{case.id}: {text}")
+        console.detail(f"{case.id}: seconds {prediction.seconds}")
+    console.summary(
+        "predict",
+        [
+            ("written", len(todo) - len(failures)),
+            ("kept", len(cases) - len(todo)),
+            ("masks", output),
+        ],
+    )
+    return _status(failures)
+
+
+def evaluate(*, references: Path, predictions: Path, output: Path | None, jobs: int | None) -> int:
+    """Official KiTS19 and KiTS21/23 scores of predictions."""
+    from kitspipe.dataset.cases import find_masks
+    from kitspipe.evaluation import evaluate as scoring
+    from kitspipe.planning.plan import Labels
+
+    evaluation = scoring.evaluate(
+        find_masks(references), find_masks(predictions), Labels(cyst=3), jobs
+    )
+    csv, summary = scoring.write(evaluation, output or predictions)
+    console.table(*scoring.as_table(evaluation))
+    console.summary("evaluate", [("scores", csv), ("summary", summary)])
+    return _status(evaluation.failures)
+
+
+def demo(
+    *,
+    output: Path,
+    masks: Path | None,
+    cases: int | None,
+    spacing: tuple[float, float, float] | None,
+    only_data: bool,
+    device: str,
+) -> int:
+    """Paint scans, then run the whole flow on them and score the held-out ones."""
+    from kitspipe.dataset.phantoms import paint_demo
+
+    raw, held_out = paint_demo(output, masks=masks, cases=cases, spacing_mm=spacing)
+    if only_data:
+        console.summary("painted", [("training", raw), ("held out", held_out)])
+        return ALL_DONE
+    where = {"workspace": output, "plan_name": "default"}
+    plan_and_preprocess(data=raw, memory=11.0, size="small", replan=False, jobs=None, **where)
+    for stage in STAGES:
+        train(stage=stage, fold=0, device=device, workers=2, restart=False, **where)
+    predictions = output / "predictions"
+    predict(
+        images=held_out, output=predictions, folds=None, device=device, overwrite=False, **where
+    )
+    return evaluate(references=held_out, predictions=predictions, output=None, jobs=None)
+
+
+def _status(failures: Sequence[tuple[str, str]]) -> int:
+    for case_id, reason in failures:
+        console.error(f"{case_id}: {reason}")
+    return SOME_CASES_FAILED if failures else ALL_DONE

@@ -1,0 +1,174 @@
+"""Where windows lie, how overlaps blend, both ends complete.
+
+Arrays are (Z, Y, X). A network may give finer output than its input by a whole factor per axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise, product
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kitspipe.imaging.volume import Shape
+
+Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""A patch (Z, Y, X) to probabilities (Z*rz, Y*ry, X*rx)."""
+
+_GAUSSIAN_SIGMA = 1 / 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """A window on one axis: it starts at `start` and owns [first, last)."""
+
+    start: int
+    first: int
+    last: int
+
+
+def window_starts(length: int, window: int, stride: int) -> tuple[int, ...]:
+    """First voxels of the windows that cover an axis, both ends complete.
+
+    Consecutive starts are `stride` apart but for the last, which ends at the axis' end.
+
+    Args:
+        length: voxels, at least `window`: the caller pads.
+        window: voxels per window.
+        stride: voxels between starts.
+
+    Raises:
+        ValueError: stride is larger than window (voxels would be skipped) or window than length.
+
+    Source: paper 2.4, whose pseudo-code drops the first 16 and up to 32 + 15 last slices.
+    """
+    if not 1 <= stride <= window <= length:
+        raise ValueError(f"need 1 <= stride {stride} <= window {window} <= length {length}")
+    count = -(-(length - window) // stride) + 1
+    return tuple(min(index * stride, length - window) for index in range(count))
+
+
+def owned_spans(length: int, window: int, stride: int) -> tuple[Span, ...]:
+    """The windows of an axis, each with the voxels for which its border is farthest.
+
+    The spans [first, last) cover the axis without overlap: of 64-slice windows 32 apart the middle
+    32 are kept, and the outer 16 at the axis' ends.
+
+    Source: paper 2.4 ("output_array[16:48]").
+    """
+    starts = window_starts(length, window, stride)
+    # Between two windows the border lies in the middle of what both see.
+    cuts = [(a + window + b) // 2 for a, b in pairwise(starts)]
+    return tuple(
+        Span(start=start, first=first, last=last)
+        for start, first, last in zip(starts, [0, *cuts], [*cuts, length], strict=True)
+    )
+
+
+def predict_windows(
+    image: NDArray[np.float32],
+    forward: Forward,
+    *,
+    patch_size: Shape,
+    stride: Shape,
+    refinement: Shape = (1, 1, 1),
+    blend: Literal["center", "gaussian"] = "center",
+    fill: float = 0.0,
+) -> NDArray[np.float32]:
+    """Probabilities of a whole volume from overlapping windows.
+
+    Args:
+        image: (Z, Y, X) float32; an axis shorter than the patch is padded on both ends.
+        forward: what gives probabilities for a patch.
+        patch_size: (Z, Y, X) voxels.
+        stride: (Z, Y, X) voxels between windows, at most the patch.
+        refinement: output voxels per input voxel and axis.
+        blend: "center" takes each voxel from the window whose border is farthest (paper 2.4),
+            "gaussian" averages with weights that fall to the border (sigma 1/8 of the patch).
+        fill: what is padded.
+
+    Returns:
+        (Z*rz, Y*ry, X*rx) float32.
+    """
+    pads = [max(0, size - n) for size, n in zip(patch_size, image.shape, strict=True)]
+    before = [pad // 2 for pad in pads]
+    padded = np.pad(
+        image,
+        [(b, pad - b) for b, pad in zip(before, pads, strict=True)],
+        constant_values=np.float32(fill),
+    )
+    spans = [owned_spans(*axis) for axis in zip(padded.shape, patch_size, stride, strict=True)]
+    collect = _centers if blend == "center" else _gaussians
+    whole = collect(padded, forward, spans, patch_size, refinement)
+    return whole[
+        tuple(
+            slice(b * r, (b + n) * r)
+            for b, n, r in zip(before, image.shape, refinement, strict=True)
+        )
+    ]
+
+
+def _centers(
+    image: NDArray[np.float32],
+    forward: Forward,
+    spans: list[tuple[Span, ...]],
+    patch_size: Shape,
+    refinement: Shape,
+) -> NDArray[np.float32]:
+    whole = np.empty([n * r for n, r in zip(image.shape, refinement, strict=True)], np.float32)
+    for window, patch in _patches(image, spans, patch_size):
+        probability = forward(patch)
+        inner = tuple(
+            slice((s.first - s.start) * r, (s.last - s.start) * r)
+            for s, r in zip(window, refinement, strict=True)
+        )
+        outer = tuple(
+            slice(s.first * r, s.last * r) for s, r in zip(window, refinement, strict=True)
+        )
+        whole[outer] = probability[inner]
+    return whole
+
+
+def _gaussians(
+    image: NDArray[np.float32],
+    forward: Forward,
+    spans: list[tuple[Span, ...]],
+    patch_size: Shape,
+    refinement: Shape,
+) -> NDArray[np.float32]:
+    whole = np.zeros([n * r for n, r in zip(image.shape, refinement, strict=True)], np.float32)
+    weights = [_bell(size * r) for size, r in zip(patch_size, refinement, strict=True)]
+    weight = weights[0][:, None, None] * weights[1][:, None] * weights[2]
+    for window, patch in _patches(image, spans, patch_size):
+        outer = tuple(
+            slice(s.start * r, (s.start + size) * r)
+            for s, size, r in zip(window, patch_size, refinement, strict=True)
+        )
+        whole[outer] += forward(patch) * weight
+    # The windows are all combinations of the axes' windows, so their weights' sum is a product.
+    for axis, bell in enumerate(weights):
+        total = np.zeros(whole.shape[axis], np.float32)
+        for span in spans[axis]:
+            start = span.start * refinement[axis]
+            total[start : start + bell.size] += bell
+        whole /= total.reshape([-1 if a == axis else 1 for a in range(3)])
+    return whole
+
+
+def _patches(
+    image: NDArray[np.float32], spans: list[tuple[Span, ...]], patch_size: Shape
+) -> Iterator[tuple[tuple[Span, ...], NDArray[np.float32]]]:
+    for window in product(*spans):
+        where = tuple(
+            slice(s.start, s.start + size) for s, size in zip(window, patch_size, strict=True)
+        )
+        yield window, image[where]
+
+
+def _bell(size: int) -> NDArray[np.float32]:
+    distance = (np.arange(size) - (size - 1) / 2) / (size * _GAUSSIAN_SIGMA)
+    bell: NDArray[np.float32] = np.exp(-0.5 * distance**2).astype(np.float32)
+    return bell

@@ -1,0 +1,278 @@
+"""Cases and a plan to training arrays: the whole scan (kidney), one region per kidney (tumor).
+
+Arrays are (Z, Y, X).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from kitspipe.dataset.cases import Case
+from kitspipe.errors import UserError
+from kitspipe.imaging.components import signed_distance
+from kitspipe.imaging.formats import read_image, read_labels
+from kitspipe.imaging.resample import resample_image, resample_labels
+from kitspipe.imaging.volume import Grid, Triple, Volume
+from kitspipe.planning.plan import AxisSpacing, Labels, Plan
+from kitspipe.preprocessing.rois import clean_kidneys, kidney_rois
+from kitspipe.preprocessing.store import (
+    CaseRecord,
+    GridRecord,
+    RegionArrays,
+    RegionRecord,
+    TrainingCase,
+    open_regions,
+    read_key,
+    read_record,
+    write_case,
+)
+from kitspipe.workspace import STAGES, Stage, Workspace
+
+TUMOR_CLASS = 1
+CYST_CLASS = 2
+"""Classes of the tumor stage's target; 0 is everything else."""
+
+_ARRAYS_VERSION = 1
+_POINTS_PER_KIND = 2000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preprocessed:
+    """What became of a case: its id and the stages whose arrays were made anew."""
+
+    case_id: str
+    made: tuple[Stage, ...]
+
+
+def resolve_spacing(
+    target: tuple[AxisSpacing, AxisSpacing, AxisSpacing], spacing: Triple
+) -> Triple:
+    """Target spacing in mm for a scan; `"x2"` means twice the scan's own.
+
+    Args:
+        target: the plan's value in (Z, Y, X).
+        spacing: the scan's in (Z, Y, X), mm.
+    """
+    z, y, x = (
+        own * float(axis[1:]) if isinstance(axis, str) else float(axis)
+        for axis, own in zip(target, spacing, strict=True)
+    )
+    return (z, y, x)
+
+
+def target_grid(target: tuple[AxisSpacing, AxisSpacing, AxisSpacing], grid: Grid) -> Grid:
+    """The grid at the plan's spacing over the extent of a scan or region."""
+    return grid.with_spacing(resolve_spacing(target, grid.spacing))
+
+
+def arrays_key(plan: Plan, stage: Stage, image_sha256: str, labels_sha256: str) -> str:
+    """Hash of all that a case's arrays depend on: plan values and files."""
+    values: list[object] = [_ARRAYS_VERSION, stage, plan.labels, image_sha256, labels_sha256]
+    if stage == "kidney":
+        kidney = plan.kidney
+        values += [kidney.target_spacing_mm, kidney.network.target_refinement]
+    else:
+        tumor = plan.tumor
+        values += [tumor.target_spacing_mm, tumor.roi_margin_mm, plan.kidney.minimal_kidney_ml]
+    return hashlib.sha256(msgspec.json.encode(values)).hexdigest()
+
+
+def preprocess_case(case: Case, plan: Plan, workspace: Workspace) -> Preprocessed:
+    """Make the arrays of both stages for a case, where they are not there yet.
+
+    Raises:
+        UserError: a file can't be read, a mask is missing or has no kidney.
+    """
+    if case.labels is None:
+        raise UserError(
+            case.image,
+            found="no mask for this scan",
+            expected="a mask beside it",
+            remedy="run kitspipe_check to see all such cases",
+        )
+    hashes = (file_sha256(case.image), file_sha256(case.labels))
+    keys = {stage: arrays_key(plan, stage, *hashes) for stage in STAGES}
+    folders = {stage: workspace.preprocessed_folder(stage) / case.id for stage in STAGES}
+    missing = tuple(stage for stage in STAGES if read_key(folders[stage]) != keys[stage])
+    if not missing:
+        return Preprocessed(case_id=case.id, made=())
+    image, _ = read_image(case.image)
+    labels, _ = read_labels(case.labels)
+    for stage in missing:
+        regions = (
+            [kidney_arrays(image, labels, plan)]
+            if stage == "kidney"
+            else tumor_arrays(image, labels, plan)
+        )
+        if not regions:
+            raise UserError(
+                case.labels,
+                found="no voxel of kidney, tumor or cyst",
+                expected="at least one kidney in a training case",
+                remedy="take the case out, or mend its mask",
+            )
+        record = CaseRecord(
+            case_id=case.id,
+            key=keys[stage],
+            image_sha256=hashes[0],
+            labels_sha256=hashes[1],
+            image=str(case.image.resolve()),
+            labels=str(case.labels.resolve()),
+            regions=tuple(
+                RegionRecord(
+                    name=region.name,
+                    grid=GridRecord.of(region.grid),
+                    refinement=region.refinement,
+                )
+                for region in regions
+            ),
+        )
+        write_case(folders[stage], record, regions)
+    return Preprocessed(case_id=case.id, made=missing)
+
+
+def open_cases(
+    workspace: Workspace, stage: Stage, plan: Plan, ids: Sequence[str]
+) -> list[TrainingCase]:
+    """Handles to the regions of preprocessed cases.
+
+    Raises:
+        UserError: a case is not preprocessed, or with other plan values.
+    """
+    regions = []
+    for case_id in ids:
+        folder = workspace.preprocessed_folder(stage) / case_id
+        record = read_record(folder)
+        if record.key != arrays_key(plan, stage, record.image_sha256, record.labels_sha256):
+            raise UserError(
+                folder,
+                found=f"arrays of the {stage} stage made with other plan values",
+                expected="arrays of the plan as it is now",
+                remedy="run kitspipe_preprocess",
+            )
+        regions += open_regions(folder, record)
+    return regions
+
+
+def source_cases(workspace: Workspace, stage: Stage, ids: Sequence[str]) -> list[Case]:
+    """The scans and masks that preprocessed cases were made from."""
+    records = [read_record(workspace.preprocessed_folder(stage) / case_id) for case_id in ids]
+    return [
+        Case(id=record.case_id, image=Path(record.image), labels=Path(record.labels))
+        for record in records
+    ]
+
+
+def kidney_arrays(image: Volume, labels: Volume, plan: Plan) -> RegionArrays:
+    """The whole scan on the kidney stage's grid; the target is label > 0.
+
+    Args:
+        image: int16 HU.
+        labels: uint8 on the same grid.
+        plan: the plan.
+
+    Source: paper 2.2. The paper halves the slices of the CT; the target keeps finer voxels
+    (`target_refinement`), which lifts what a perfect network can reach.
+    """
+    grid = target_grid(plan.kidney.target_spacing_mm, image.grid)
+    refinement = plan.kidney.network.target_refinement
+    whole_kidney = Volume(array=kidney_mask(labels, plan.labels).view(np.uint8), grid=labels.grid)
+    target = resample_labels(whole_kidney, grid.refined(refinement)).array.astype(np.uint8)
+    coarse = target[tuple(slice(f // 2, None, f) for f in refinement)]
+    return RegionArrays(
+        name="scan",
+        grid=grid,
+        image=resample_image(image, grid).array.astype(np.int16),
+        target=target,
+        refinement=refinement,
+        distance_mm=None,
+        points={"kidney": _points(coarse > 0)},
+    )
+
+
+def tumor_arrays(image: Volume, labels: Volume, plan: Plan) -> list[RegionArrays]:
+    """One region per kidney on the tumor stage's grid: unmasked CT, distance, target.
+
+    Args:
+        image: int16 HU.
+        labels: uint8 on the same grid.
+        plan: the plan.
+
+    Returns:
+        A list, empty where no kidney is labelled.
+
+    Source: paper 3.1.
+    """
+    kidney = kidney_mask(labels, plan.labels)
+    kidneys, count = clean_kidneys(kidney, labels.grid, plan.kidney.minimal_kidney_ml)
+    regions = []
+    for roi in kidney_rois(kidneys, count, labels.grid, plan.tumor.roi_margin_mm):
+        crop = labels.crop(roi.box)
+        grid = target_grid(plan.tumor.target_spacing_mm, crop.grid)
+        classes = resample_labels(
+            Volume(array=_tumor_target(crop.array, plan.labels), grid=crop.grid), grid
+        ).array.astype(np.uint8)
+        inside = classes > 0
+        regions.append(
+            RegionArrays(
+                name=roi.name,
+                grid=grid,
+                image=resample_image(image.crop(roi.box), grid).array.astype(np.int16),
+                target=np.where(classes == _KIDNEY_CLASS, 0, classes).astype(np.uint8),
+                refinement=(1, 1, 1),
+                distance_mm=signed_distance(inside, grid.spacing),
+                points={
+                    "kidney": _points(inside),
+                    "tumor": _points(classes == TUMOR_CLASS),
+                    "cyst": _points(classes == CYST_CLASS),
+                },
+            )
+        )
+    return regions
+
+
+def kidney_mask(labels: Volume, values: Labels) -> NDArray[np.bool_]:
+    """The whole kidney: kidney, tumor and cyst together, (Z, Y, X)."""
+    lookup = np.zeros(256, bool)
+    lookup[list(values.values)] = True
+    mask: NDArray[np.bool_] = lookup[labels.array]
+    return mask
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file's content; of all files' in a folder, by name."""
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+_KIDNEY_CLASS = 3
+
+
+def _tumor_target(labels: NDArray[np.generic], values: Labels) -> NDArray[np.uint8]:
+    """Labels to classes: 1 tumor, 2 cyst, 3 the rest of the kidney, so that resampling sees it."""
+    lookup = np.zeros(256, np.uint8)
+    lookup[values.kidney] = _KIDNEY_CLASS
+    lookup[values.tumor] = TUMOR_CLASS
+    if values.cyst is not None:
+        lookup[values.cyst] = CYST_CLASS
+    classes: NDArray[np.uint8] = lookup[labels]
+    return classes
+
+
+def _points(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """At most 2000 voxels of a mask, evenly spread over its voxels in order: (n, 3) int32."""
+    where = np.flatnonzero(mask)
+    if where.size > _POINTS_PER_KIND:
+        where = where[np.linspace(0, where.size - 1, _POINTS_PER_KIND).astype(np.int64)]
+    return np.stack(np.unravel_index(where, mask.shape), axis=1).astype(np.int32)

@@ -1,0 +1,150 @@
+"""All that differs between training kidney and tumor, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kitspipe.networks.losses import KidneyLoss, TumorLoss
+from kitspipe.networks.resunet3d import ResUNet3D
+from kitspipe.networks.vnet25d import VNet25D
+from kitspipe.planning.plan import Plan, Schedule
+from kitspipe.preprocessing.intensity import background_value
+from kitspipe.preprocessing.preprocess import TUMOR_CLASS
+from kitspipe.preprocessing.store import TrainingCase
+from kitspipe.training.augmentation import Augment
+from kitspipe.training.hard_cases import difficulties
+from kitspipe.training.loader import Arrays, Sampler, kidney_patch, tumor_slab
+from kitspipe.training.sampling import (
+    CaseDifficulty,
+    KidneySampler,
+    PatchRequest,
+    TumorSampler,
+    samples_per_epoch,
+)
+from kitspipe.workspace import Stage
+
+PredictRegion = Callable[[VNet25D, TrainingCase], NDArray[np.bool_]]
+"""Tumor that a network sees in a region, (Z, Y, X) on the region's grid."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class HardCases:
+    """When and how training cases are weighed anew.
+
+    Args:
+        epochs: at whose start it is done.
+        find: difficulties of the training cases for the network as it is.
+    """
+
+    epochs: frozenset[int]
+    find: Callable[[], list[CaseDifficulty]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TrainingTask:
+    """What a trainer trains, and on what.
+
+    Args:
+        stage: kidney or tumor.
+        schedule: how long and how fast.
+        seed: the plan's.
+        network: with its first weights.
+        sampler: of the training cases.
+        validation: sampler of the validation cases.
+        read: arrays of a request.
+        augment: applied to training batches.
+        loss: (network's output, target, share of the training done) -> scalar.
+        foreground: (network's output, target) -> predicted and true foreground, bool tensors.
+        hard_cases: None where cases are drawn alike.
+    """
+
+    stage: Stage
+    schedule: Schedule
+    seed: int
+    network: nn.Module
+    sampler: Sampler
+    validation: Sampler
+    read: Callable[[TrainingCase, PatchRequest], Arrays]
+    augment: Augment
+    loss: nn.Module
+    foreground: Callable[..., tuple[Tensor, Tensor]]
+    hard_cases: HardCases | None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer updates in an epoch."""
+        cases = len(self.sampler.cases)
+        return samples_per_epoch(self.schedule, cases) // self.schedule.batch_size
+
+
+def kidney_task(
+    plan: Plan, training: Sequence[TrainingCase], validation: Sequence[TrainingCase]
+) -> TrainingTask:
+    """Stage 1: the whole kidney, from patches of the whole scan."""
+    stage = plan.kidney
+    torch.manual_seed(plan.seed)
+    return TrainingTask(
+        stage="kidney",
+        schedule=stage.schedule,
+        seed=plan.seed,
+        network=ResUNet3D(stage.network),
+        sampler=KidneySampler(training, stage, plan.seed),
+        validation=KidneySampler(validation, stage, plan.seed),
+        read=partial(kidney_patch, plan=stage),
+        augment=Augment(stage.augmentation, fill=background_value(stage.hu_window)),
+        loss=KidneyLoss(stage.loss),
+        foreground=_kidney_foreground,
+        hard_cases=None,
+    )
+
+
+def tumor_task(
+    plan: Plan,
+    training: Sequence[TrainingCase],
+    validation: Sequence[TrainingCase],
+    predict_region: PredictRegion,
+) -> TrainingTask:
+    """Stage 2: tumors, from slabs of the masked kidney regions, hard cases more often."""
+    stage = plan.tumor
+    torch.manual_seed(plan.seed + 1)
+    network = VNet25D(stage.network)
+    network.set_prior(stage.loss.prior)
+    return TrainingTask(
+        stage="tumor",
+        schedule=stage.schedule,
+        seed=plan.seed,
+        network=network,
+        sampler=TumorSampler(training, stage, plan.seed),
+        validation=TumorSampler(validation, stage, plan.seed),
+        read=partial(tumor_slab, plan=stage),
+        augment=Augment(stage.augmentation, fill=background_value(stage.hu_window)),
+        loss=TumorLoss(stage.loss),
+        foreground=_tumor_foreground,
+        hard_cases=_hard_cases(
+            plan, lambda: difficulties(training, partial(predict_region, network))
+        ),
+    )
+
+
+def _hard_cases(plan: Plan, find: Callable[[], list[CaseDifficulty]]) -> HardCases | None:
+    sampling, epochs = plan.tumor.sampling, plan.tumor.schedule.epochs
+    if sampling.hard_case_strength == 0 and sampling.hard_share == 0:
+        return None
+    first = max(1, round(sampling.hard_case_warmup * epochs))
+    every = max(1, round(sampling.hard_case_every * epochs))
+    return HardCases(epochs=frozenset(range(first, epochs, every)), find=find)
+
+
+def _kidney_foreground(logits: Sequence[Tensor], target: Tensor) -> tuple[Tensor, Tensor]:
+    return logits[-1][:, 0] > 0, target > 0
+
+
+def _tumor_foreground(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    return logits[:, 0] > 0, target == TUMOR_CLASS
