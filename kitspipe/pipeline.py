@@ -73,8 +73,8 @@ def check(*, data: Path, jobs: int | None) -> int:
 def fingerprint(*, data: Path, workspace: Path, plan_name: str, jobs: int | None) -> int:
     """Measure a data set; cases that are measured already and did not change are kept."""
     from kitspipe.dataset.cases import find_dataset
+    from kitspipe.planning.document import read_document, write_document
     from kitspipe.planning.fingerprint import Fingerprint, fingerprint_cases
-    from kitspipe.planning.plan import read_document, write_document
 
     place = Workspace(root=workspace, plan_name=plan_name)
     file = place.fingerprint_file

@@ -1,21 +1,17 @@
-"""The plan: every choice of a training. Types, reading, writing, validation.
+"""The plan: every choice of a training.
 
-Axes of all triples: (Z, Y, X). A plan is JSON on disk; unknown keys, wrong types and impossible
-combinations are refused with the key's path.
+Axes of all triples: (Z, Y, X). Read with `document.read_document`, which refuses unknown keys,
+wrong types and impossible combinations with the key's path.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
-import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from kitspipe import workspace
-from kitspipe.errors import UserError
+from kitspipe.planning.document import Document
 
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
@@ -26,10 +22,6 @@ Counts2 = tuple[Count, Count]
 Range = tuple[Positive, Positive]
 AxisSpacing = Positive | Annotated[str, Meta(pattern=r"^x[0-9]+(\.[0-9]+)?$")]
 """Spacing of one axis: mm, or `"x2"` for twice the scan's own."""
-
-
-class Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of everything that is kept as JSON."""
 
 
 class HUWindow(Document, frozen=True, kw_only=True):
@@ -306,55 +298,6 @@ class Plan(Document, frozen=True, kw_only=True):
 
 
 PLANNED_FIELDS_LEFT_OUT = frozenset({"why"})
-D = TypeVar("D", bound=Document)
-
-
-def encode(document: Document) -> bytes:
-    """JSON for a file, indented."""
-    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
-
-
-def sha256(document: Document) -> str:
-    """Hash of a document's content, whatever its layout on disk."""
-    return hashlib.sha256(msgspec.json.encode(document)).hexdigest()
-
-
-def write_document(path: Path, document: Document) -> None:
-    """Write JSON beside and rename."""
-    workspace.write_bytes(path, encode(document))
-
-
-def read_document(path: Path, kind: type[D], *, made_by: str) -> D:
-    """The document in a JSON file.
-
-    Args:
-        path: the file.
-        kind: its type.
-        made_by: the command that writes such files, for the message where it is missing.
-
-    Raises:
-        UserError: no such file, no JSON, or a key that is unknown, of another type or impossible.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except FileNotFoundError:
-        raise UserError(
-            path, found="no such file", expected=f"what {made_by} writes", remedy=f"run {made_by}"
-        ) from None
-    except msgspec.ValidationError as error:
-        raise UserError(
-            path,
-            found=str(error),
-            expected="keys and values as docs/plan.md lists them",
-            remedy="mend this key, or write the file anew with " + made_by,
-        ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            path,
-            found=f"no JSON: {error}",
-            expected="a JSON document",
-            remedy="mend the file, or write it anew with " + made_by,
-        ) from None
 
 
 def _check_length(name: str, values: tuple[object, ...], length: int) -> None:

@@ -10,8 +10,9 @@ from typing import Literal
 import msgspec
 
 from kitspipe.errors import UserError
+from kitspipe.planning.document import read_document, sha256, write_document
 from kitspipe.planning.fingerprint import Fingerprint
-from kitspipe.planning.plan import Plan, read_document, sha256, write_document
+from kitspipe.planning.plan import Plan
 from kitspipe.planning.rules import plan_dataset
 from kitspipe.planning.splits import Splits, make_splits
 from kitspipe.workspace import Stage, Workspace

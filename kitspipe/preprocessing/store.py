@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from kitspipe import workspace
 from kitspipe.errors import UserError
 from kitspipe.imaging.volume import Box, Grid
-from kitspipe.planning.plan import Document, read_document, write_document
+from kitspipe.planning.document import Document, read_document, write_document
 
 DISTANCE_UNIT_MM = 0.25
 """One step of the stored distance; int8 reaches 31 mm to either side."""

@@ -194,7 +194,7 @@ def tumor_slab(case: TrainingCase, request: PatchRequest, plan: TumorPlan) -> Ar
     return {"data": image, "seg": case.read_target(middle)[0], "mask": mask}
 
 
-def _wandering(request: PatchRequest, shape: tuple[int, int, int]) -> NDArray[np.float32] | float:
+def _wandering(request: PatchRequest, shape: tuple[int, int, int]) -> NDArray[Any] | float:
     """A smooth random field (1, Y, X) in mm, up to `mask_jitter_mm` either way."""
     if request.mask_jitter_mm == 0:
         return 0.0
@@ -203,7 +203,8 @@ def _wandering(request: PatchRequest, shape: tuple[int, int, int]) -> NDArray[np
     field: NDArray[np.float32] = zoom(
         knots, (shape[1] / _JITTER_KNOTS, shape[2] / _JITTER_KNOTS), order=1
     )
-    return np.float32(request.mask_jitter_mm) * field[None]
+    wandering: NDArray[np.float32] = field[None] * np.float32(request.mask_jitter_mm)
+    return wandering
 
 
 def _batch(arrays: Arrays) -> Batch:

@@ -77,6 +77,7 @@ class KidneySampler:
         self._plan = plan
         self._seed = seed
         self._per_epoch = samples_per_epoch(plan.schedule, len(self.cases))
+        self.weights: dict[str, float] = {}
 
     def request(self, epoch: int, sample: int) -> PatchRequest:
         """The patch number `sample` of an epoch."""

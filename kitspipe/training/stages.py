@@ -22,7 +22,6 @@ from kitspipe.training.augmentation import Augment
 from kitspipe.training.hard_cases import difficulties
 from kitspipe.training.loader import Arrays, Sampler, kidney_patch, tumor_slab
 from kitspipe.training.sampling import (
-    CaseDifficulty,
     KidneySampler,
     PatchRequest,
     TumorSampler,
@@ -40,11 +39,11 @@ class HardCases:
 
     Args:
         epochs: at whose start it is done.
-        find: difficulties of the training cases for the network as it is.
+        weigh: give the sampler the difficulties of its cases for the network as it is.
     """
 
     epochs: frozenset[int]
-    find: Callable[[], list[CaseDifficulty]]
+    weigh: Callable[[], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -116,30 +115,33 @@ def tumor_task(
     torch.manual_seed(plan.seed + 1)
     network = VNet25D(stage.network)
     network.set_prior(stage.loss.prior)
+    sampler = TumorSampler(training, stage, plan.seed)
+
+    def weigh() -> None:
+        sampler.update(difficulties(training, partial(predict_region, network)))
+
     return TrainingTask(
         stage="tumor",
         schedule=stage.schedule,
         seed=plan.seed,
         network=network,
-        sampler=TumorSampler(training, stage, plan.seed),
+        sampler=sampler,
         validation=TumorSampler(validation, stage, plan.seed),
         read=partial(tumor_slab, plan=stage),
         augment=Augment(stage.augmentation, fill=background_value(stage.hu_window)),
         loss=TumorLoss(stage.loss),
         foreground=_tumor_foreground,
-        hard_cases=_hard_cases(
-            plan, lambda: difficulties(training, partial(predict_region, network))
-        ),
+        hard_cases=_hard_cases(plan, weigh),
     )
 
 
-def _hard_cases(plan: Plan, find: Callable[[], list[CaseDifficulty]]) -> HardCases | None:
+def _hard_cases(plan: Plan, weigh: Callable[[], None]) -> HardCases | None:
     sampling, epochs = plan.tumor.sampling, plan.tumor.schedule.epochs
     if sampling.hard_case_strength == 0 and sampling.hard_share == 0:
         return None
     first = max(1, round(sampling.hard_case_warmup * epochs))
     every = max(1, round(sampling.hard_case_every * epochs))
-    return HardCases(epochs=frozenset(range(first, epochs, every)), find=find)
+    return HardCases(epochs=frozenset(range(first, epochs, every)), weigh=weigh)
 
 
 def _kidney_foreground(logits: Sequence[Tensor], target: Tensor) -> tuple[Tensor, Tensor]:

@@ -205,7 +205,7 @@ class Trainer:
         if hard is None or self.progress.step > 0 or self.progress.epoch not in hard.epochs:
             return
         self.network.eval()
-        self.task.sampler.update(hard.find())
+        hard.weigh()
 
     def _hard_case_record(self) -> dict[str, Any]:
         weights = self.task.sampler.weights

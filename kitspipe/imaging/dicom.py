@@ -1,0 +1,318 @@
+"""DICOM series: a folder or a zip of slices, read to canonical arrays (Z, Y, X).
+
+Slices lie where their ImagePositionPatient says, whatever their names and numbers are. What does
+not stack to a regular grid is refused: a guess would put kidneys where there are none.
+"""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from kitspipe import console
+from kitspipe.errors import UserError
+from kitspipe.imaging.header import Header
+from kitspipe.imaging.values import to_hounsfield
+from kitspipe.imaging.volume import Triple, Volume
+
+# Before a file's `DICM`, and how files without that preamble begin (group 0008).
+_PREAMBLE_BYTES, _BARE_START = 128, b"\x08\x00"
+_MOST_UNPACKED_BYTES = 8 << 30  # A CT of 3000 slices of 512 x 512 has 1.5 GiB.
+_SAME_PLACE_MM = 0.01
+_STEP_TOLERANCE = (0.1, 0.01)  # mm + share of the step
+_DRIFT_TOLERANCE = (0.1, 0.001)  # mm + share of the way along the normal
+_MOST_LISTED = 8
+
+sitk.ProcessObject_SetGlobalWarningDisplay(False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Slice:
+    """One file: whose it is and where its first voxel lies, (x, y, z) mm in LPS."""
+
+    file: Path
+    series: str
+    modality: str
+    image_type: str
+    description: str
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    position: tuple[float, ...]
+    orientation: tuple[float, ...]
+
+    @property
+    def stack(self) -> tuple[object, ...]:
+        """What slices of one volume share."""
+        turned = tuple(round(value, 3) for value in self.orientation)
+        return (self.series, self.size, tuple(round(s, 4) for s in self.spacing), turned)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether this is a folder that directly holds DICOM files, or a zip that holds some."""
+    if path.is_dir():
+        return any(_starts_as_dicom(file) for file in _files(path))
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(_member_is_dicom(archive, member) for member in archive.infolist())
+
+
+def read_series(path: Path) -> tuple[Volume, Header]:
+    """A CT series as int16 HU (Z, Y, X), at least -1024, and the header of a file to go with it.
+
+    Of several CT series that with the most slices is taken, and said so.
+
+    Args:
+        path: a folder that directly holds the slices, or a zip with them at any depth.
+
+    Raises:
+        UserError: there is no CT series, its slices have gaps, stand at one place, are not
+            stacked at right angles (tilted gantry), or the zip is damaged or unsafe.
+    """
+    with _unpacked(path) as folder:
+        stack = _chosen([found for file in _files(folder) if (found := _slice(file))], path)
+        header, ordered = _stacked(stack, path)
+        array = np.empty(header.size[::-1], np.int16)
+        for part, into in zip(ordered, array, strict=True):
+            into[...] = _pixels(part, path)
+    canonical = np.ascontiguousarray(header.to_canonical(array))
+    return Volume(array=canonical, grid=header.grid), header
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.is_file())
+
+
+def _starts_as_dicom(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return _is_dicom_start(opened.read(_PREAMBLE_BYTES + 4))
+
+
+def _is_dicom_start(raw: bytes) -> bool:
+    return raw[_PREAMBLE_BYTES:] == b"DICM" or raw.startswith(_BARE_START)
+
+
+def _member_is_dicom(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
+    if member.is_dir() or member.flag_bits & 1:
+        return False
+    try:
+        with archive.open(member) as opened:
+            return _is_dicom_start(opened.read(_PREAMBLE_BYTES + 4))
+    except (zipfile.BadZipFile, NotImplementedError, OSError):
+        return False
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+    """The folder itself, or a temporary one with a zip's files under plain numbers."""
+    if path.is_dir():
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="kitspipe.") as name:
+        folder = Path(name)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = [member for member in archive.infolist() if not member.is_dir()]
+                _refuse_unsafe(members, path)
+                for number, member in enumerate(members):
+                    with (
+                        archive.open(member) as packed,
+                        (folder / f"{number:06d}").open("wb") as file,
+                    ):
+                        shutil.copyfileobj(packed, file)
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+            raise UserError(
+                path,
+                found=f"a zip that can't be unpacked: {error}",
+                expected="a whole zip without password",
+                remedy="pack or download the series again, or unpack it and name the folder",
+            ) from None
+        yield folder
+
+
+def _refuse_unsafe(members: Sequence[zipfile.ZipInfo], path: Path) -> None:
+    for member in members:
+        parts = PurePosixPath(member.filename.replace("\\", "/"))
+        leads_out = parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]
+        if leads_out or stat.S_ISLNK(member.external_attr >> 16):
+            raise UserError(
+                path,
+                found=f"the member {member.filename!r}, which leads out of the archive",
+                expected="DICOM slices at paths inside the archive",
+                remedy="don't trust this zip; pack the series again",
+            )
+    total = sum(member.file_size for member in members)
+    if total > _MOST_UNPACKED_BYTES:
+        raise UserError(
+            path,
+            found=f"{total / 2**30:.1f} GiB of unpacked files",
+            expected=f"one study, at most {_MOST_UNPACKED_BYTES >> 30} GiB",
+            remedy="unpack the zip and name the folder of one series",
+        )
+
+
+def _slice(file: Path) -> _Slice | None:
+    """What a file says about itself; None where it is no DICOM image."""
+    if not _starts_as_dicom(file):
+        return None
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(file))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return None
+    tags = {key: reader.GetMetaData(key).strip() for key in reader.GetMetaDataKeys()}
+    return _Slice(
+        file=file,
+        series=tags.get("0020|000e", ""),
+        modality=tags.get("0008|0060", "unknown"),
+        image_type=tags.get("0008|0008", "").upper(),
+        description=tags.get("0008|103e", "") or "without description",
+        size=reader.GetSize(),
+        spacing=reader.GetSpacing()[:2],
+        position=_numbers(tags.get("0020|0032", "")),
+        orientation=_numbers(tags.get("0020|0037", "")),
+    )
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split("\\"))
+    except ValueError:
+        return ()
+
+
+def _chosen(slices: Sequence[_Slice], path: Path) -> list[_Slice]:
+    """The CT stack with the most slices."""
+    stacks: dict[tuple[object, ...], list[_Slice]] = {}
+    for part in slices:
+        is_placed = len(part.position) == 3 and len(part.orientation) == 6
+        is_scan = part.modality == "CT" and "LOCALIZER" not in part.image_type
+        if is_scan and is_placed and (len(part.size) < 3 or part.size[2] == 1):
+            stacks.setdefault(part.stack, []).append(part)
+    if not stacks or max(map(len, stacks.values())) < 2:
+        kinds = sorted({part.modality for part in slices})
+        raise UserError(
+            path,
+            found=f"{len(slices)} DICOM images ({', '.join(kinds) or 'none readable'}), "
+            "none of them part of a stack of CT slices",
+            expected="a CT series: two or more axial slices, one per file, with positions",
+            remedy="name the folder of the CT series (multi-frame files: convert to NIfTI first)",
+        )
+    ranked = sorted(stacks.values(), key=lambda stack: (-len(stack), stack[0].series))
+    if len(ranked) > 1:
+        others = ", ".join(f"{stack[0].description!r} ({len(stack)})" for stack in ranked[1:])
+        console.info(
+            f"{path}: took the CT series {ranked[0][0].description!r} with "
+            f"{len(ranked[0])} slices, not {others}"
+        )
+    return ranked[0]
+
+
+def _stacked(stack: Sequence[_Slice], path: Path) -> tuple[Header, list[_Slice]]:
+    """The grid of the slices, and the slices along its normal."""
+    first = stack[0]
+    row, column = np.array(first.orientation[:3]), np.array(first.orientation[3:])
+    normal = np.cross(row, column)
+    normal /= np.linalg.norm(normal)
+    places = np.array([part.position for part in stack])
+    along = places @ normal
+    order = np.argsort(along, kind="stable")
+    along, places = along[order], places[order]
+    _refuse_irregular(along, path)
+    _refuse_drift(places - places[0] - np.outer(along - along[0], normal), along, path)
+    step_mm = float(along[-1] - along[0]) / (len(stack) - 1)
+    try:
+        header = Header(
+            size=(first.size[0], first.size[1], len(stack)),
+            spacing=(first.spacing[0], first.spacing[1], step_mm),
+            origin=_triple(places[0]),
+            direction=tuple(map(float, np.stack([row, column, normal], axis=1).ravel())),
+        )
+    except ValueError as error:
+        raise UserError(
+            path,
+            found=str(error),
+            expected="slices with rows and columns at right angles",
+            remedy="export the series again",
+        ) from None
+    return header, [stack[i] for i in order]
+
+
+def _refuse_irregular(along: NDArray[np.float64], path: Path) -> None:
+    """Raise where sorted positions in mm are not evenly spaced."""
+    steps = np.diff(along)
+    twice = steps < _SAME_PLACE_MM
+    step_mm = float(np.median(steps[~twice])) if not twice.all() else 0.0
+    absolute, relative = _STEP_TOLERANCE
+    uneven = ~twice & (np.abs(steps - step_mm) > absolute + relative * step_mm)
+    found = []
+    if twice.any():
+        found.append(
+            f"more than one slice at {_listed([f'{p:.2f}' for p in along[:-1][twice]])} mm"
+        )
+    if uneven.any():
+        gaps = [
+            f"{steps[i]:.2f} mm between {along[i]:.2f} and {along[i + 1]:.2f}"
+            for i in np.flatnonzero(uneven)
+        ]
+        found.append(
+            f"gaps from {steps[~twice].min():.2f} to {steps.max():.2f} mm: {_listed(gaps)}"
+        )
+    if found:
+        raise UserError(
+            path,
+            found=f"{along.size} slices from {along[0]:.2f} to {along[-1]:.2f} mm, "
+            + "; ".join(found),
+            expected="evenly spaced slices, none missing and none twice",
+            remedy="export the whole series again; leave one phase or reconstruction in the folder",
+        )
+
+
+def _refuse_drift(drift: NDArray[np.float64], along: NDArray[np.float64], path: Path) -> None:
+    """Raise where slices are shifted against each other within their plane."""
+    absolute, relative = _DRIFT_TOLERANCE
+    shifts_mm = np.linalg.norm(drift, axis=1)
+    if (shifts_mm > absolute + relative * (along - along[0])).any():
+        raise UserError(
+            path,
+            found=f"slices shifted in their plane by up to {shifts_mm.max():.1f} mm "
+            "(tilted gantry)",
+            expected="slices stacked at right angles",
+            remedy="correct the gantry tilt (dcm2niix does) and name the NIfTI file it writes",
+        )
+
+
+def _pixels(part: _Slice, path: Path) -> NDArray[np.int16]:
+    try:
+        image = sitk.ReadImage(str(part.file), imageIO="GDCMImageIO")
+    except RuntimeError as error:
+        raise UserError(
+            path if path.is_file() else part.file,
+            found=f"a slice that can't be read: {str(error).strip().splitlines()[-1]}",
+            expected="an undamaged DICOM slice",
+            remedy="export the series again",
+        ) from None
+    pixels = sitk.GetArrayFromImage(image)
+    return to_hounsfield(pixels.reshape(pixels.shape[-2:]))
+
+
+def _listed(texts: Sequence[str]) -> str:
+    more = len(texts) - _MOST_LISTED
+    return ", ".join(texts[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _triple(values: NDArray[np.float64]) -> Triple:
+    x, y, z = map(float, values)
+    return (x, y, z)

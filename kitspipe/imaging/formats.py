@@ -1,0 +1,277 @@
+"""NIfTI, NRRD and MetaImage: read to canonical arrays (Z, Y, X), write onto the file's own grid.
+
+The geometry is always what SimpleITK makes of a file. NIfTI voxels are read here, because
+SimpleITK takes truncated and corrupt files for whole ones.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from kitspipe.errors import UserError
+from kitspipe.imaging import dicom, nifti
+from kitspipe.imaging.header import NIFTI_HEADER_BYTES, Header, NiftiGeometry
+from kitspipe.imaging.values import to_hounsfield, to_labels
+from kitspipe.imaging.volume import Volume
+from kitspipe.workspace import replacing
+
+IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+
+_NRRD_GEOMETRY = ("space", "spacings", "centers", "centerings", "axis mins", "axis maxs", "units")
+_DTYPES = {
+    sitk.sitkUInt8: "uint8",
+    sitk.sitkInt8: "int8",
+    sitk.sitkUInt16: "uint16",
+    sitk.sitkInt16: "int16",
+    sitk.sitkUInt32: "uint32",
+    sitk.sitkInt32: "int32",
+    sitk.sitkUInt64: "uint64",
+    sitk.sitkInt64: "int64",
+    sitk.sitkFloat32: "float32",
+    sitk.sitkFloat64: "float64",
+}
+_GZIP_LEVEL = 3  # Level 6 takes twice the time and makes CTs no smaller (measured 2.3x, +0.3 %).
+_UNREADABLE = (RuntimeError, OSError, EOFError, zlib.error, ValueError)
+
+sitk.ProcessObject_SetGlobalWarningDisplay(False)
+
+
+def read_header(path: Path) -> Header:
+    """A file's geometry, without its voxels.
+
+    Raises:
+        UserError: the file is missing, unreadable, not 3D, or its axes are not orthogonal.
+    """
+    if not path.exists():
+        raise UserError(
+            path, found="no such file", expected="a CT or a mask", remedy="check the path"
+        )
+    suffix = _known_suffix(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise _unreadable(path, error) from None
+    dimension, components = reader.GetDimension(), reader.GetNumberOfComponents()
+    size = reader.GetSize()
+    if dimension != 3 or components != 1 or min(size) < 1:
+        per_voxel = f", {components} values per voxel" if components != 1 else ""
+        raise UserError(
+            path,
+            found=f"{dimension}D image of {' x '.join(map(str, size))}{per_voxel}",
+            expected="one 3D scan with one value per voxel",
+            remedy="save one phase or time point as a 3D volume of its own",
+        )
+    return _header(path, suffix, reader)
+
+
+def read_image(path: Path) -> tuple[Volume, Header]:
+    """A CT as int16 HU (Z, Y, X), at least -1024, and its file's header.
+
+    Values are rounded, NaN becomes -1024. `path` may be a DICOM series: a folder or a zip.
+
+    Raises:
+        UserError: no whole 3D scan can be read from there.
+    """
+    if dicom.is_dicom(path):
+        return dicom.read_series(path)
+    header = read_header(path)
+    array = header.to_canonical(to_hounsfield(_read_voxels(path, header)))
+    return Volume(array=np.ascontiguousarray(array), grid=header.grid), header
+
+
+def read_labels(path: Path) -> tuple[Volume, Header]:
+    """A label map as uint8 (Z, Y, X) and its file's header.
+
+    Raises:
+        UserError: no whole 3D volume can be read, or values are not whole numbers 0 to 255.
+    """
+    header = read_header(path)
+    labels = to_labels(_read_voxels(path, header), path)
+    array = np.ascontiguousarray(header.to_canonical(labels))
+    return Volume(array=array, grid=header.grid), header
+
+
+def write_labels(path: Path, volume: Volume, header: Header) -> None:
+    """Write uint8 labels on the header's geometry, bit for bit where the format is the header's.
+
+    The format is that of the path's suffix. The file appears whole or not at all.
+
+    Raises:
+        ValueError: the volume does not lie on the header's grid.
+        UserError: the suffix is no known format.
+    """
+    _write(path, volume, header, np.dtype(np.uint8))
+
+
+def write_image(path: Path, volume: Volume, header: Header) -> None:
+    """Write an int16 CT in HU; all else as `write_labels`."""
+    _write(path, volume, header, np.dtype(np.int16))
+
+
+def _known_suffix(path: Path) -> str:
+    for suffix in IMAGE_SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return suffix
+    raise UserError(
+        path,
+        found="a folder without DICOM slices" if path.is_dir() else f"suffix {path.suffix!r}",
+        expected=f"a DICOM series or a file that ends in {', '.join(IMAGE_SUFFIXES)}",
+        remedy="name a CT volume or a folder of DICOM slices",
+    )
+
+
+def _header(path: Path, suffix: str, reader: sitk.ImageFileReader) -> Header:
+    try:
+        return Header(
+            size=reader.GetSize(),
+            spacing=reader.GetSpacing(),
+            origin=reader.GetOrigin(),
+            direction=reader.GetDirection(),
+            suffix=suffix,
+            stored_dtype=_DTYPES.get(reader.GetPixelID(), "unknown"),
+            nifti=NiftiGeometry.of(_first_bytes(path)) if suffix.startswith(".nii") else None,
+            nrrd=_nrrd_geometry(path) if suffix == ".nrrd" else (),
+        )
+    except ValueError as error:
+        raise UserError(
+            path,
+            found=str(error),
+            expected="a right-angled grid of voxels",
+            remedy="resample the scan to orthogonal axes (a tilted gantry has to be corrected)",
+        ) from None
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()
+    if "orthonormal" in str(error):
+        return UserError(
+            path,
+            found="axes that are not at right angles (sheared geometry)",
+            expected="a right-angled grid of voxels",
+            remedy="resample the scan to orthogonal axes (a tilted gantry has to be corrected)",
+        )
+    return UserError(
+        path,
+        found=f"a file that can't be read: {reason[-1] if reason else type(error).__name__}",
+        expected="a whole, undamaged 3D volume",
+        remedy="copy or download the file again",
+    )
+
+
+def _first_bytes(path: Path) -> bytes:
+    opened = gzip.open if path.name.lower().endswith(".gz") else open
+    try:
+        with opened(path, "rb") as file:
+            return bytes(file.read(NIFTI_HEADER_BYTES))
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from None
+
+
+def _read_voxels(path: Path, header: Header) -> NDArray[Any]:
+    """The values (k, j, i), scaled as the file says."""
+    try:
+        if header.nifti is not None:
+            return nifti.read_voxels(path, header.size)
+        voxels: NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        return voxels
+    except MemoryError:
+        raise
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from None
+
+
+def _write(path: Path, volume: Volume, header: Header, dtype: np.dtype[Any]) -> None:
+    suffix = _known_suffix(path)
+    if volume.array.dtype not in (dtype, np.bool_):
+        raise ValueError(f"{path} takes {dtype}, not {volume.array.dtype}")
+    if not volume.grid.close_to(header.grid, 1e-3):
+        raise ValueError(f"{volume.grid} is not the grid of the file's header, {header.grid}")
+    array = header.from_canonical(volume.array).astype(dtype, copy=False)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+    image.SetSpacing(header.spacing)
+    image.SetOrigin(header.origin)
+    image.SetDirection(header.direction)
+    if suffix == ".mhd":
+        _write_two_files(path, image)
+        return
+    with replacing(path) as temporary:
+        if suffix.startswith(".nii"):
+            _write_nifti(temporary, image, header.nifti, compressed=suffix == ".nii.gz")
+        else:
+            sitk.WriteImage(image, str(temporary), True)
+        if suffix == ".nrrd" and header.nrrd:
+            _put_nrrd_geometry(temporary, header.nrrd)
+
+
+def _write_nifti(
+    path: Path, image: sitk.Image, geometry: NiftiGeometry | None, *, compressed: bool
+) -> None:
+    with _removed_after(path.with_name(f"{path.name}.plain.nii".replace(".nii.gz", ""))) as plain:
+        sitk.WriteImage(image, str(plain), False)
+        if geometry is not None:
+            with plain.open("r+b") as file:
+                raw = file.read(NIFTI_HEADER_BYTES)
+                file.seek(0)
+                file.write(geometry.put_into(raw))
+        if not compressed:
+            plain.replace(path)
+            return
+        with (
+            plain.open("rb") as source,
+            path.open("wb") as target,
+            # Without name and time, so that equal masks are equal files.
+            gzip.GzipFile("", "wb", _GZIP_LEVEL, target, mtime=0) as packed,
+        ):
+            shutil.copyfileobj(source, packed, 1 << 20)
+
+
+def _write_two_files(path: Path, image: sitk.Image) -> None:
+    """An .mhd names its data file, so both are written under their names elsewhere, then moved."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{os.getpid()}.partial.") as folder:
+        sitk.WriteImage(image, str(Path(folder) / path.name), True)
+        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
+            file.replace(path.with_name(file.name))
+
+
+@contextmanager
+def _removed_after(path: Path) -> Iterator[Path]:
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _nrrd_geometry(path: Path) -> tuple[str, ...]:
+    """The header's lines that say where the voxels lie."""
+    lines = []
+    with path.open("rb") as file:
+        for raw in iter(file.readline, b""):
+            line = raw.decode("latin-1").rstrip("\r\n")
+            if not line:
+                break
+            if line.startswith(_NRRD_GEOMETRY) and ":" in line:
+                lines.append(line)
+    return tuple(lines)
+
+
+def _put_nrrd_geometry(path: Path, lines: tuple[str, ...]) -> None:
+    header, data = path.read_bytes().split(b"\n\n", 1)
+    kept = [
+        line for line in header.decode("latin-1").split("\n") if not line.startswith(_NRRD_GEOMETRY)
+    ]
+    path.write_bytes("\n".join([*kept, *lines]).encode("latin-1") + b"\n\n" + data)

@@ -1,0 +1,373 @@
+"""The fingerprint: what was measured in a data set, a record per case.
+
+Axes: (Z, Y, X). Foreground, and the whole kidney, is every voxel with a label: kidney, tumor, cyst.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from kitspipe.dataset.cases import Case
+from kitspipe.dataset.parallel import CaseFailure, for_each_case
+from kitspipe.errors import UserError
+from kitspipe.imaging.components import components, largest_component
+from kitspipe.imaging.formats import read_image, read_labels
+from kitspipe.imaging.volume import MINIMAL_HU, Box, Grid, Shape, Triple, Volume
+from kitspipe.planning.document import Document
+from kitspipe.planning.plan import Counts3, Labels, NonNegative, Positive
+
+HU_BIN = 8
+"""Resolution of the kept intensities in HU: a third of the noise of a CT, 512 bins for 12 bits."""
+MAXIMAL_HU = 3071
+MINIMAL_KIDNEY_ML = 5.0
+"""A component below this is no kidney; half an atrophic kidney of an adult has more."""
+MINIMAL_TUMOR_ML = 0.1
+"""A component below this (a ball of 6 mm) is a slip of the annotation."""
+_BODY_HU, _BODY_STEP = -300, 4
+
+Mm3 = tuple[NonNegative, NonNegative, NonNegative]
+_KITS = Labels(cyst=3)
+
+
+class CaseFingerprint(Document, frozen=True, kw_only=True):
+    """What was measured in one case.
+
+    Args:
+        id: the case.
+        shape: voxels in (Z, Y, X).
+        spacing_mm: of the voxels in (Z, Y, X).
+        orientation: where the file's axes run, a letter each (`Header.axes`).
+        foreground_histogram: foreground voxels by HU: lowest HU of each bin of 8 that has any.
+        body_extent_mm: of the largest thing denser than fat, to 4 pixels; 0 where there is none.
+        kidney_extent_mm: of all foreground together; 0 where there is none.
+        kidney_extents_mm: of each kidney, largest first: components of at least 5 ml, or the
+            largest where all are smaller.
+        tumor_extents_mm: of each tumor of at least 0.1 ml, largest first.
+        slices_with_kidney: with foreground.
+        slices_with_tumor: with the tumor's label.
+        kidney_ml: of all foreground.
+        tumor_ml: of the tumor's label.
+        cyst_ml: of the cyst's label.
+        label_values: that stand in the mask, rising, without 0.
+        image_sha256: hash of the image's file or files.
+        labels_sha256: hash of the mask's file.
+        values: which label value was taken for what.
+    """
+
+    id: str
+    shape: Counts3
+    spacing_mm: tuple[Positive, Positive, Positive]
+    orientation: Annotated[str, Meta(pattern="^[SIPALR]{3}$")]
+    foreground_histogram: dict[int, Annotated[int, Meta(ge=1)]]
+    body_extent_mm: Mm3
+    kidney_extent_mm: Mm3
+    kidney_extents_mm: tuple[Mm3, ...]
+    tumor_extents_mm: tuple[Mm3, ...]
+    slices_with_kidney: Annotated[int, Meta(ge=0)]
+    slices_with_tumor: Annotated[int, Meta(ge=0)]
+    kidney_ml: NonNegative
+    tumor_ml: NonNegative
+    cyst_ml: NonNegative
+    label_values: tuple[Annotated[int, Meta(ge=1, le=255)], ...]
+    image_sha256: str
+    labels_sha256: str
+    values: Labels = _KITS
+
+    def __post_init__(self) -> None:
+        for low_hu in self.foreground_histogram:
+            if not MINIMAL_HU <= low_hu <= MAXIMAL_HU or (low_hu - MINIMAL_HU) % HU_BIN:
+                raise ValueError(f"no bin of the foreground histogram starts at {low_hu} HU")
+
+
+class Fingerprint(Document, frozen=True, kw_only=True):
+    """What was measured in a data set; cases sorted by id.
+
+    Intensities are known to 8 HU: all values of a bin count as its middle.
+    """
+
+    schema: Literal[1] = 1
+    cases: tuple[CaseFingerprint, ...]
+
+    def __post_init__(self) -> None:
+        ids = [case.id for case in self.cases]
+        if ids != sorted(set(ids)):
+            raise ValueError("cases are not sorted by id, each once")
+
+    @property
+    def median_spacing_mm(self) -> Triple:
+        """Median over the cases, axis by axis. No cases: ValueError."""
+        return _percentile([case.spacing_mm for case in self.cases], 50)
+
+    @property
+    def median_shape(self) -> Triple:
+        """Median number of voxels, axis by axis. No cases: ValueError."""
+        return _percentile([case.shape for case in self.cases], 50)
+
+    @property
+    def median_in_plane_pixels(self) -> float:
+        """Median of the longer side of the slices. No cases: ValueError."""
+        _, longer, _ = _percentile([(0, max(case.shape[1:]), 0) for case in self.cases], 50)
+        return longer
+
+    @property
+    def foreground_mean_hu(self) -> float:
+        """Mean HU of all foreground voxels. No foreground: ValueError."""
+        middles, counts = self._foreground()
+        return float(np.average(middles, weights=counts))
+
+    @property
+    def foreground_sd_hu(self) -> float:
+        """Standard deviation of the HU of all foreground voxels. No foreground: ValueError."""
+        middles, counts = self._foreground()
+        squares = (middles - self.foreground_mean_hu) ** 2
+        return float(np.sqrt(np.average(squares, weights=counts)))
+
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        """Label values that stand in any mask, rising, without 0."""
+        return tuple(sorted({value for case in self.cases for value in case.label_values}))
+
+    @property
+    def has_cysts(self) -> bool:
+        """Whether any case has a labelled cyst."""
+        return any(case.values.cyst in case.label_values for case in self.cases)
+
+    def foreground_percentile_hu(self, percent: float) -> float:
+        """HU that `percent` of all foreground voxels do not exceed, to half a bin.
+
+        Raises:
+            ValueError: no foreground.
+        """
+        middles, counts = self._foreground()
+        reached = np.cumsum(counts) >= percent / 100 * counts.sum()
+        return float(middles[reached.argmax()])
+
+    def kidney_percentile_mm(self, percent: float) -> Triple:
+        """Percentile of the extents of single kidneys, axis by axis. None: ValueError."""
+        return _percentile([mm for case in self.cases for mm in case.kidney_extents_mm], percent)
+
+    def kidneys_percentile_mm(self, percent: float) -> Triple:
+        """Percentile of the extents of a case's kidneys together. None: ValueError."""
+        extents = [case.kidney_extent_mm for case in self.cases if case.slices_with_kidney]
+        return _percentile(extents, percent)
+
+    def tumor_percentile_mm(self, percent: float) -> Triple:
+        """Percentile of the extents of single tumors, axis by axis. None: ValueError."""
+        return _percentile([mm for case in self.cases for mm in case.tumor_extents_mm], percent)
+
+    def body_percentile_mm(self, percent: float) -> Triple:
+        """Percentile of the extents of the body, axis by axis. No cases: ValueError."""
+        return _percentile([case.body_extent_mm for case in self.cases], percent)
+
+    def _foreground(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Middle HU and voxels of all bins, rising."""
+        pooled: dict[int, int] = {}
+        for case in self.cases:
+            for low_hu, count in case.foreground_histogram.items():
+                pooled[low_hu] = pooled.get(low_hu, 0) + count
+        if not pooled:
+            raise ValueError("no case has foreground")
+        low = sorted(pooled)
+        # Whole numbers low ... low + 7 have their mean half a HU below the bin's middle.
+        return np.array(low) + (HU_BIN - 1) / 2, np.array([pooled[low_hu] for low_hu in low])
+
+
+def merge(a: Fingerprint, b: Fingerprint) -> Fingerprint:
+    """The cases of both, in whichever order they are given.
+
+    Raises:
+        ValueError: a case is in both with other values.
+    """
+    merged = {case.id: case for case in a.cases}
+    for case in b.cases:
+        if merged.setdefault(case.id, case) != case:
+            raise ValueError(f"{case.id} was measured twice with other results")
+    return Fingerprint(cases=tuple(merged[name] for name in sorted(merged)))
+
+
+def fingerprint_cases(
+    cases: Sequence[Case], known: Fingerprint | None, jobs: int | None, values: Labels = _KITS
+) -> Fingerprint:
+    """The fingerprint of these cases; those in `known` whose files did not change cost a hash.
+
+    Args:
+        cases: with masks.
+        known: an earlier fingerprint.
+        jobs: processes; None one per core.
+        values: which label value is what.
+
+    Raises:
+        UserError: cases that could not be measured, all named; or no case has a kidney.
+    """
+    records = {} if known is None else {case.id: case for case in known.cases}
+    work = partial(_known_or_measured, known=records, values=values)
+    measured: list[CaseFingerprint] = []
+    failures: list[CaseFailure] = []
+    for result in for_each_case(work, cases, jobs=jobs, label="fingerprint"):
+        if isinstance(result, CaseFailure):
+            failures.append(result)
+        else:
+            measured.append(result)
+    _refuse_failures(failures, len(cases))
+    if not any(case.slices_with_kidney for case in measured):
+        raise UserError(
+            "masks",
+            found=f"no voxel of kidney, tumor or cyst in any of {len(measured)} cases",
+            expected="masks with kidneys",
+            remedy="run kitspipe_check",
+        )
+    return Fingerprint(cases=tuple(sorted(measured, key=lambda case: case.id)))
+
+
+def fingerprint_case(case: Case, values: Labels = _KITS) -> CaseFingerprint:
+    """What is to be known of one case for planning.
+
+    A mask without any label is no error here: extents and volumes are 0 and lists empty.
+
+    Raises:
+        UserError: a file can't be read, the mask is missing or has another shape.
+    """
+    mask_file = _mask_file(case)
+    image, header = read_image(case.image)
+    labels, _ = read_labels(mask_file)
+    if labels.grid.shape != image.grid.shape:
+        raise UserError(
+            mask_file,
+            found=f"a mask of {labels.grid.shape} voxels in (Z, Y, X)",
+            expected=f"{image.grid.shape}, as the scan {case.image} has",
+            remedy="run kitspipe_check to see all such cases",
+        )
+    grid = image.grid
+    foreground: NDArray[np.bool_] = labels.array != 0
+    tumor: NDArray[np.bool_] = labels.array == values.tumor
+    voxels = np.bincount(labels.array.ravel(), minlength=256)
+    return CaseFingerprint(
+        id=case.id,
+        shape=grid.shape,
+        spacing_mm=grid.spacing,
+        orientation=header.axes,
+        foreground_histogram=_histogram(image.array[foreground]),
+        body_extent_mm=_body_extent_mm(image),
+        kidney_extent_mm=_extent_mm(Box.around(foreground), grid),
+        kidney_extents_mm=_component_extents_mm(
+            foreground, grid, MINIMAL_KIDNEY_ML, keep_largest=True
+        ),
+        tumor_extents_mm=_component_extents_mm(tumor, grid, MINIMAL_TUMOR_ML, keep_largest=False),
+        slices_with_kidney=int(foreground.any(axis=(1, 2)).sum()),
+        slices_with_tumor=int(tumor.any(axis=(1, 2)).sum()),
+        kidney_ml=float(voxels[1:].sum() * grid.voxel_ml),
+        tumor_ml=float(voxels[values.tumor] * grid.voxel_ml),
+        cyst_ml=0.0 if values.cyst is None else float(voxels[values.cyst] * grid.voxel_ml),
+        label_values=tuple(map(int, 1 + np.flatnonzero(voxels[1:]))),
+        image_sha256=file_sha256(case.image),
+        labels_sha256=file_sha256(mask_file),
+        values=values,
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file's content; of all files' in a folder, by name."""
+    digest = hashlib.sha256()
+    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _known_or_measured(
+    case: Case, *, known: dict[str, CaseFingerprint], values: Labels
+) -> CaseFingerprint:
+    record = known.get(case.id)
+    if record is not None and case.labels is not None and record.values == values:
+        hashes = (record.image_sha256, record.labels_sha256)
+        if (
+            case.image.exists()
+            and case.labels.exists()
+            and hashes == (file_sha256(case.image), file_sha256(case.labels))
+        ):
+            return record
+    return fingerprint_case(case, values)
+
+
+def _mask_file(case: Case) -> Path:
+    if case.labels is None:
+        raise UserError(
+            case.image,
+            found="no mask for this scan",
+            expected="a mask beside it",
+            remedy="run kitspipe_check to see all such cases",
+        )
+    return case.labels
+
+
+def _refuse_failures(failures: Sequence[CaseFailure], n_cases: int) -> None:
+    if failures:
+        lines = (f"{one.case_id}: {one.error.file}: {one.error.found}" for one in failures)
+        raise UserError(
+            f"{len(failures)} of {n_cases} cases",
+            found="\n            ".join(lines),
+            expected="cases that can be measured",
+            remedy="mend these cases or take them out; kitspipe_check tells more",
+        )
+
+
+def _histogram(hu: NDArray[np.generic]) -> dict[int, int]:
+    """Lowest HU of each bin that has voxels, and how many."""
+    bins = (np.clip(hu, MINIMAL_HU, MAXIMAL_HU) - MINIMAL_HU) // HU_BIN
+    counts = np.bincount(bins)
+    return {int(b) * HU_BIN + MINIMAL_HU: int(counts[b]) for b in np.flatnonzero(counts)}
+
+
+def _body_extent_mm(image: Volume) -> Triple:
+    body = largest_component(image.array[:, ::_BODY_STEP, ::_BODY_STEP] > _BODY_HU)  # type: ignore[operator]
+    box = Box.around(body)
+    if box is None:
+        return (0.0, 0.0, 0.0)
+    (z, y, x), (z1, y1, x1) = box.start, box.stop
+    whole = Box(
+        start=(z, y * _BODY_STEP, x * _BODY_STEP), stop=(z1, y1 * _BODY_STEP, x1 * _BODY_STEP)
+    )
+    return _extent_mm(whole.clip(image.grid.shape), image.grid)
+
+
+def _component_extents_mm(
+    mask: NDArray[np.bool_], grid: Grid, minimal_ml: float, *, keep_largest: bool
+) -> tuple[Triple, ...]:
+    """Extents of the components of at least `minimal_ml`, largest first."""
+    around = Box.around(mask)
+    if around is None:
+        return ()
+    numbered, _ = components(mask[around.slices])
+    volumes_ml = np.bincount(numbered.ravel())[1:] * grid.voxel_ml
+    n_kept = int((volumes_ml >= minimal_ml * (1 - 1e-9)).sum())
+    kept = ndimage.find_objects(numbered)[: max(n_kept, int(keep_largest))]
+    return tuple(
+        _size_mm((z.stop - z.start, y.stop - y.start, x.stop - x.start), grid) for z, y, x in kept
+    )
+
+
+def _extent_mm(box: Box | None, grid: Grid) -> Triple:
+    return (0.0, 0.0, 0.0) if box is None else _size_mm(box.shape, grid)
+
+
+def _size_mm(shape: Shape, grid: Grid) -> Triple:
+    z, y, x = (n * s for n, s in zip(shape, grid.spacing, strict=True))
+    return (z, y, x)
+
+
+def _percentile(triples: Sequence[Triple], percent: float) -> Triple:
+    if not triples:
+        raise ValueError("nothing was measured")
+    z, y, x = map(float, np.percentile(np.asarray(triples, float), percent, axis=0))
+    return (z, y, x)

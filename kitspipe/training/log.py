@@ -1,0 +1,43 @@
+"""The log of a fold: a JSON line per epoch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kitspipe import workspace
+
+Record = dict[str, Any]
+
+
+class FoldLog:
+    """Epochs of a training, one line each, in `log.jsonl`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def append(self, record: Record) -> None:
+        """Add an epoch; it is on disk when this returns."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("ab") as file:
+            file.write(msgspec.json.encode(record) + b"\n")
+
+    def read(self) -> list[Record]:
+        """All whole records; a last line torn by a crash is left out."""
+        if not self._path.exists():
+            return []
+        records = []
+        for line in self._path.read_bytes().splitlines():
+            try:
+                records.append(msgspec.json.decode(line))
+            except msgspec.DecodeError:
+                break
+        return records
+
+    def keep_until(self, epoch: int) -> None:
+        """Forget `epoch` and all after it: a resumed training writes them again."""
+        kept = [record for record in self.read() if record["epoch"] < epoch]
+        lines = b"".join(msgspec.json.encode(record) + b"\n" for record in kept)
+        workspace.write_bytes(self._path, lines)

@@ -1,0 +1,235 @@
+import csv
+import json
+import math
+
+import nibabel
+import numpy as np
+import pytest
+
+from kitspipe.errors import UserError
+from kitspipe.evaluation import metrics
+from kitspipe.evaluation.evaluate import CSV_HEADER, as_table, evaluate, write
+from kitspipe.planning.plan import Labels
+
+SHAPE = (7, 15, 13)  # slices first, as KiTS has its files
+IPL = np.array(  # oblique: turned by 10 degrees about the x axis, off origin
+    [
+        [0, 0, -0.8, 31],
+        [2.5 * math.sin(0.17), -0.7 * math.cos(0.17), 0, -12],
+        [-2.5 * math.cos(0.17), -0.7 * math.sin(0.17), 0, 405],
+        [0, 0, 0, 1],
+    ]
+)
+
+
+def save(path, labels, affine=IPL):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(labels.astype(np.uint8), affine), path)
+    return path
+
+
+def reference_labels():
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[1:6, 2:12, 3:10] = 1
+    labels[2:5, 4:9, 5:9] = 2
+    return labels
+
+
+def predicted_labels():
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[1:6, 3:12, 3:11] = 1
+    labels[2:5, 5:10, 4:9] = 2
+    return labels
+
+
+@pytest.fixture
+def references(tmp_path):
+    return {
+        name: save(tmp_path / "refs" / f"{name}.nii.gz", reference_labels())
+        for name in ("case_00001", "case_00002", "case_00003")
+    }
+
+
+@pytest.fixture
+def predictions(tmp_path):
+    return {
+        "case_00001": save(tmp_path / "preds/case_00001.nii.gz", reference_labels()),
+        "case_00002": save(tmp_path / "preds/case_00002.nii.gz", predicted_labels()),
+        "case_00003": save(tmp_path / "preds/case_00003.nii.gz", np.zeros(SHAPE)),
+    }
+
+
+def test_scores_are_the_metrics_of_the_files_own_arrays(references, predictions):
+    middle = evaluate(references, predictions).scores[1]
+    on_file = reference_labels(), predicted_labels()
+    assert middle.case_id == "case_00002"
+    assert middle.kits19 == metrics.kits19_scores(*on_file)
+    expected = metrics.kits23_scores(*on_file, spacing=(2.5, 0.7, 0.8))
+    assert middle.kits23.tumor.dice == expected.tumor.dice
+    assert middle.kits23.tumor.surface_dice == pytest.approx(expected.tumor.surface_dice, abs=1e-6)
+
+
+def test_means_are_over_cases(references, predictions):
+    evaluation = evaluate(references, predictions)
+    one, two, three = evaluation.scores
+    assert (one.kits19.tumor, three.kits19.tumor) == (1, 0)
+    assert evaluation.kits19.tumor == pytest.approx((1 + two.kits19.tumor) / 3)
+    assert evaluation.kits23.mass.dice == pytest.approx((1 + two.kits23.mass.dice) / 3)
+    assert evaluation.failures == ()
+
+
+@pytest.mark.parametrize("jobs", [2, None])
+def test_several_processes_give_the_same(references, predictions, jobs):
+    assert evaluate(references, predictions, jobs=jobs) == evaluate(references, predictions)
+
+
+def test_another_axis_order_on_disk_is_the_same_place(references, predictions):
+    # The same labels with the file's axes reversed and turned: z, y, x -> x, z, y.
+    labels = np.flip(reference_labels(), 0).transpose(2, 0, 1)
+    flip = np.diag([-1, 1, 1, 1.0])
+    flip[0, 3] = SHAPE[0] - 1
+    affine = (IPL @ flip)[:, [2, 0, 1, 3]]
+    save(predictions["case_00002"], labels, affine)
+    assert evaluate(references, predictions).scores[1].kits19.composite == 1
+
+
+def test_a_missing_prediction_scores_0_and_is_named(references, predictions):
+    del predictions["case_00001"]
+    evaluation = evaluate(references, predictions)
+    assert evaluation.scores[0].kits19.kidney == 0
+    assert [name for name, _ in evaluation.failures] == ["case_00001"]
+    assert "no prediction" in evaluation.failures[0][1]
+    assert len(evaluation.scores) == 3
+
+
+@pytest.mark.parametrize("shift_mm", [0.2, 40])
+def test_a_prediction_beside_its_place_is_named_and_the_others_go_on(
+    references, predictions, shift_mm
+):
+    moved = IPL.copy()
+    moved[2, 3] += shift_mm
+    path = save(predictions["case_00001"], reference_labels(), moved)
+    evaluation = evaluate(references, predictions)
+    [(name, reason)] = evaluation.failures
+    assert name == "case_00001"
+    assert str(path) in reason
+    assert "the reference's grid" in reason
+    assert evaluation.scores[0].kits23.kidney_and_mass.dice == 0
+    assert evaluation.scores[1].kits19.kidney > 0.5
+
+
+def test_a_prediction_of_another_size_is_named(references, predictions):
+    save(predictions["case_00002"], reference_labels()[:, :-1])
+    [(name, reason)] = evaluate(references, predictions).failures
+    assert name == "case_00002"
+    assert "14" in reason
+
+
+def test_rounded_headers_are_the_same_place(references, predictions):
+    rounded = IPL.copy()
+    rounded[:3, 3] += 0.01
+    save(predictions["case_00001"], reference_labels(), rounded)
+    assert evaluate(references, predictions).failures == ()
+
+
+def test_an_unknown_label_is_named(references, predictions):
+    labels = reference_labels()
+    labels[0, 0, 0] = 3
+    save(predictions["case_00001"], labels)
+    assert evaluate(references, predictions).failures == ()  # a cyst
+    [(name, reason)] = evaluate(references, predictions, Labels()).failures
+    assert name == "case_00001"
+    assert "[3]" in reason
+
+
+def test_a_reference_that_cannot_be_read_is_left_out_of_the_means(references, predictions):
+    references["case_00003"].write_bytes(b"no gzip")
+    evaluation = evaluate(references, predictions)
+    assert [score.case_id for score in evaluation.scores] == ["case_00001", "case_00002"]
+    assert [name for name, _ in evaluation.failures] == ["case_00003"]
+    assert evaluation.kits19.tumor > 0.5
+
+
+def test_an_undefined_case_is_left_out_of_the_kits19_mean(tmp_path, references, predictions):
+    save(references["case_00003"], np.zeros(SHAPE))
+    evaluation = evaluate(references, predictions)
+    assert math.isnan(evaluation.scores[2].kits19.kidney)
+    two = evaluation.scores[1].kits19
+    assert evaluation.kits19.composite == pytest.approx((2 + two.kidney + two.tumor) / 4)
+    write(evaluation, tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["counts"]["undefined_in_kits19"] == 1
+    assert summary["cases"]["case_00003"]["kits19"]["tumor"] is None
+    assert summary["cases"]["case_00003"]["kits23"]["tumor"] == {"dice": 1, "surface_dice": 1}
+
+
+def test_predictions_without_reference_are_listed(references, predictions):
+    predictions["case_00099"] = predictions["case_00001"]
+    assert evaluate(references, predictions).without_reference == ("case_00099",)
+
+
+def test_nothing_to_compare_is_a_wrong_request(references, predictions):
+    with pytest.raises(UserError, match="no masks"):
+        evaluate({}, predictions)
+    with pytest.raises(UserError, match="case_00001, case_00002, case_00003"):
+        evaluate(references, {"scan": predictions["case_00001"]})
+
+
+def test_the_table_is_the_official_one(tmp_path, references, predictions):
+    evaluation = evaluate(references, predictions)
+    table, _ = write(evaluation, tmp_path / "new")
+    lines = table.read_text().splitlines()
+    official = "caseID,Dice_kidney,Dice_masses,Dice_tumor,SD_kidney,SD_masses,SD_tumor"
+    assert lines[0] == CSV_HEADER == official
+    assert lines[1] == "case_00001" + ",1.00000000" * 6
+    assert lines[3] == "case_00003" + ",0.00000000" * 6
+    rows = list(csv.DictReader(lines))
+    assert [row["caseID"] for row in rows] == [*references, "average"]
+    column = [float(row["Dice_masses"]) for row in rows]
+    assert column[3] == pytest.approx(sum(column[:3]) / 3, abs=2e-8)
+    assert column[1] == pytest.approx(evaluation.scores[1].kits23.mass.dice, abs=1e-8)
+    surface = evaluation.scores[1].kits23.kidney_and_mass.surface_dice
+    assert float(rows[1]["SD_kidney"]) == pytest.approx(surface, abs=1e-8)
+
+
+def test_the_summary_has_scores_counts_and_failures(tmp_path, references, predictions):
+    del predictions["case_00003"]
+    evaluation = evaluate(references, predictions)
+    _, path = write(evaluation, tmp_path)
+    summary = json.loads(path.read_text())
+    assert summary["kits19"]["composite"] == pytest.approx(evaluation.kits19.composite)
+    assert summary["kits23"]["mass"]["dice"] == pytest.approx(evaluation.kits23.mass.dice)
+    assert summary["counts"] == {
+        "scored": 3,
+        "failed": 1,
+        "undefined_in_kits19": 0,
+        "without_reference": 0,
+    }
+    assert list(summary["failures"]) == ["case_00003"]
+    assert list(summary["cases"]) == list(references)
+
+
+def test_the_terminal_shows_the_means_and_a_dash_where_undefined(references, predictions):
+    for path in (*references.values(), *predictions.values()):
+        save(path, np.minimum(reference_labels(), 1))
+    header, rows = as_table(evaluate(references, predictions))
+    assert header == ("scores of", "class", "Dice", "Surface Dice")
+    assert rows == [
+        ("KiTS19", "kidney", "1.0000", ""),
+        ("KiTS19", "tumor", "-", ""),
+        ("KiTS19", "composite", "-", ""),
+        ("KiTS21/23", "kidney and mass", "1.0000", "1.0000"),
+        ("KiTS21/23", "mass", "1.0000", "1.0000"),
+        ("KiTS21/23", "tumor", "1.0000", "1.0000"),
+    ]
+
+
+def test_a_real_mask_against_its_shifted_self(shared_data, tmp_path):
+    source = shared_data / "kits_masks" / "case_00016" / "segmentation.nii.gz"
+    image = nibabel.load(source)
+    moved = np.roll(np.asarray(image.dataobj), 1, 1)
+    path = tmp_path / "case_00016.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(moved.astype(np.uint8), image.affine), path)
+    [score] = evaluate({"case_00016": source}, {"case_00016": path}).scores
+    assert score.kits23.kidney_and_mass.surface_dice == 1  # 0.65 mm is within the tolerance
+    assert 0.9 < score.kits23.tumor.dice < 1
