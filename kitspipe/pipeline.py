@@ -81,7 +81,7 @@ def fingerprint(*, data: Path, workspace: Path, plan_name: str, jobs: int | None
     known = (
         read_document(file, Fingerprint, made_by="kitspipe_fingerprint") if file.exists() else None
     )
-    measured = fingerprint_cases(find_dataset(data).cases, known, jobs)
+    measured = fingerprint_cases(find_dataset(data).labelled, known, jobs)
     write_document(file, measured)
     console.summary("fingerprint", [("cases", len(measured.cases)), ("file", file)])
     return ALL_DONE
@@ -126,7 +126,7 @@ def preprocess(*, data: Path, workspace: Path, plan_name: str, jobs: int | None)
 
     place = Workspace(root=workspace, plan_name=plan_name)
     work = partial(preprocess_case, plan=read_plan(place), workspace=place)
-    results = list(for_each_case(work, find_dataset(data).cases, jobs=jobs, label="preprocess"))
+    results = list(for_each_case(work, find_dataset(data).labelled, jobs=jobs, label="preprocess"))
     failures = [result for result in results if isinstance(result, CaseFailure)]
     made = [r.case_id for r in results if not isinstance(r, CaseFailure) and r.made]
     console.summary(
@@ -275,13 +275,36 @@ def demo(
     if only_data:
         console.summary("painted", [("training", raw), ("held out", held_out)])
         return ALL_DONE
-    where = {"workspace": output, "plan_name": "default"}
-    plan_and_preprocess(data=raw, memory=11.0, size="small", replan=False, jobs=None, **where)
+    plan_and_preprocess(
+        data=raw,
+        workspace=output,
+        plan_name="default",
+        memory=11.0,
+        size="small",
+        replan=False,
+        jobs=None,
+    )
     for stage in STAGES:
-        train(stage=stage, fold=0, device=device, workers=2, restart=False, **where)
+        status = train(
+            stage=stage,
+            fold="all",
+            workspace=output,
+            plan_name="default",
+            device=device,
+            workers=2,
+            restart=False,
+        )
+        if status != ALL_DONE:
+            return status
     predictions = output / "predictions"
     predict(
-        images=held_out, output=predictions, folds=None, device=device, overwrite=False, **where
+        images=held_out,
+        output=predictions,
+        workspace=output,
+        plan_name="default",
+        folds=None,
+        device=device,
+        overwrite=False,
     )
     return evaluate(references=held_out, predictions=predictions, output=None, jobs=None)
 

@@ -66,6 +66,11 @@ class Dataset:
     cases: tuple[Case, ...]
     label_values: dict[str, int] | None
 
+    @property
+    def labelled(self) -> tuple[Case, ...]:
+        """Cases that can be learned from; KiTS folders also hold test scans without a mask."""
+        return tuple(case for case in self.cases if case.labels is not None)
+
 
 def find_dataset(folder: Path) -> Dataset:
     """The training cases of a folder in KiTS or nnU-Net raw layout.

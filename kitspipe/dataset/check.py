@@ -8,16 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from joblib import Parallel, delayed
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 from numpy.typing import NDArray
 
-from kitspipe import console
 from kitspipe.dataset.cases import Case, Dataset, duplicate_ids
+from kitspipe.dataset.parallel import CaseFailure, for_each_case
 from kitspipe.errors import UserError
 from kitspipe.imaging.formats import read_image, read_labels
 from kitspipe.imaging.volume import MINIMAL_HU, Grid
@@ -77,24 +76,27 @@ class Problem:
         )
 
 
-def check_dataset(dataset: Dataset, jobs: int) -> list[Problem]:
+def check_dataset(dataset: Dataset, jobs: int | None) -> list[Problem]:
     """All problems of all cases, in the order of the cases, then those between cases.
 
     Args:
         dataset: the cases.
-        jobs: processes; 1 works in this one.
+        jobs: processes; None one per core, 1 works in this one.
 
     Raises:
         UserError: a process was killed from outside, as systems do that run out of memory.
     """
     names = KITS_LABELS if dataset.label_values is None else dataset.label_values
-    cases = dataset.cases
+    work = partial(check_case, label_values=None, names=names)
     problems: list[Problem] = []
-    with console.Progress(len(cases), "check") as shown:
-        for case, found in zip(cases, _checked(dataset, names, jobs), strict=True):
+    results = for_each_case(work, dataset.cases, jobs=jobs, label="check")
+    for case, found in zip(dataset.cases, results, strict=True):
+        if isinstance(found, CaseFailure):
+            wrong = found.error
+            problems.append(_problem(case, wrong.file, wrong.found, wrong.expected, wrong.remedy))
+        else:
             problems += found
-            shown.advance(case.id)
-    return problems + _duplicate_problems(cases)
+    return problems + _duplicate_problems(dataset.cases)
 
 
 def check_case(
@@ -123,24 +125,6 @@ def check_case(
     if image_grid is not None and labels_grid is not None:
         problems += _geometry_problems(case, image_grid, labels_grid)
     return problems
-
-
-def _checked(dataset: Dataset, names: Mapping[str, int], jobs: int) -> Iterable[list[Problem]]:
-    if jobs == 1 or len(dataset.cases) < 2:
-        for case in dataset.cases:
-            yield check_case(case, None, names=names)
-        return
-    try:
-        yield from Parallel(
-            n_jobs=min(jobs, len(dataset.cases)), prefer="processes", return_as="generator"
-        )(delayed(check_case)(case, None, names=names) for case in dataset.cases)
-    except TerminatedWorkerError:
-        raise UserError(
-            dataset.folder,
-            found="a process that checked a case was killed, most likely for lack of memory",
-            expected=f"memory for {jobs} cases at a time",
-            remedy="use fewer processes",
-        ) from None
 
 
 def _attempt(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import joblib
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from kitspipe import console
 from kitspipe.dataset.cases import Case
@@ -39,12 +40,23 @@ def for_each_case(
         cases: what it is called with.
         jobs: processes; None one per core, 1 works in this one.
         label: stands before the progress.
+
+    Raises:
+        UserError: a worker process was killed from outside.
     """
     processes = min(joblib.cpu_count() if jobs is None else jobs, max(1, len(cases)))
-    results = joblib.Parallel(n_jobs=processes, return_as="generator")(
-        joblib.delayed(_Guarded(work))(case) for case in cases
-    )
-    return console.progress(results, len(cases), label)
+    # "prefer" and not a fixed backend, so that a caller can choose a cluster's.
+    parallel = joblib.Parallel(n_jobs=processes, prefer="processes", return_as="generator")
+    try:
+        results = parallel(joblib.delayed(_Guarded(work))(case) for case in cases)
+        yield from console.progress(results, len(cases), label)
+    except TerminatedWorkerError:
+        raise UserError(
+            label,
+            found="a worker process was killed, most likely for lack of memory",
+            expected=f"memory for {processes} cases at a time",
+            remedy="use fewer processes: -j 1",
+        ) from None
 
 
 class _Guarded(Generic[R]):

@@ -96,7 +96,7 @@ def _kidney_dice(case: Case, folder: Path, values: Labels) -> float:
         return math.nan
     reference, _ = read_labels(case.labels)
     predicted, _ = read_labels(_mask_file(folder, case))
-    return dice(predicted.array > 0, kidney_mask(reference, values))
+    return dice(predicted.array.astype(bool), kidney_mask(reference, values))
 
 
 def _mask_file(folder: Path, case: Case) -> Path:

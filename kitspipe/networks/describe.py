@@ -13,6 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from kitspipe.networks.resunet3d import ResUNet3D
 from kitspipe.networks.vnet25d import VNet25D
 from kitspipe.planning.plan import Plan
+from kitspipe.workspace import Stage
+
+_NUMBERED = ("encoder", "decoder")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,38 +23,49 @@ class StageDescription:
     """A stage's network on one patch of its plan.
 
     Args:
-        title: stage and network.
+        stage: kidney or tumor.
+        title: stage and network, for a reader.
         parameters: number of learned values.
-        multiply_adds: of one forward pass for one patch.
-        levels: name and output shape of each level, in the order of the pass.
+        flops: of one forward pass for one patch; a multiplication and an addition are two.
+            Convolutions and linear maps are counted, which is nearly all.
+        shapes: level -> shape of what it gives (N, C, Z, Y, X) or (N, C, Y, X), in the order of
+            the pass.
     """
 
+    stage: Stage
     title: str
     parameters: int
-    multiply_adds: int
-    levels: tuple[tuple[str, str], ...]
+    flops: int
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
 
     @property
     def facts(self) -> list[tuple[str, str]]:
         """Rows for a summary."""
         return [
             ("parameters", f"{self.parameters:,}"),
-            ("multiply-adds per patch", f"{self.multiply_adds / 1e9:,.2f} G"),
+            ("operations per patch", f"{self.flops / 1e9:,.2f} GFLOP"),
         ]
+
+    @property
+    def levels(self) -> list[tuple[str, str]]:
+        """Rows for a table: level and shape."""
+        return [(name, " x ".join(map(str, shape))) for name, shape in self.shapes]
 
 
 def describe(plan: Plan) -> tuple[StageDescription, StageDescription]:
-    """Both stages' networks; nothing is allocated or computed."""
+    """Both stages' networks; nothing is allocated or computed, whatever the patch."""
     kidney, tumor = plan.kidney, plan.tumor
     # Tensors on "meta" have shapes but no values.
     with torch.device("meta"):
         return (
-            _described(
+            _describe(
+                "kidney",
                 "kidney: 3D residual U-Net",
                 ResUNet3D(kidney.network),
                 torch.empty(1, 1, *kidney.patch_size),
             ),
-            _described(
+            _describe(
+                "tumor",
                 "tumor: 2.5D multi-scale V-Net",
                 VNet25D(tumor.network),
                 torch.empty(1, tumor.slab_depth, *tumor.patch_size),
@@ -59,28 +73,23 @@ def describe(plan: Plan) -> tuple[StageDescription, StageDescription]:
         )
 
 
-def _described(title: str, network: nn.Module, patch: Tensor) -> StageDescription:
-    levels: list[tuple[str, str]] = [("input", _shape(patch))]
+def _describe(stage: Stage, title: str, network: nn.Module, patch: Tensor) -> StageDescription:
+    shapes = [("input", tuple(patch.shape))]
 
     def record(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        return lambda module, _, output: levels.append((name, _shape(output)))
+        return lambda _module, _inputs, output: shapes.append((name, tuple(output.shape)))
 
-    for name, module in network.named_modules():
-        parent, _, index = name.rpartition(".")
-        is_level = parent in ("encoder", "decoder", "heads") and index.isdecimal()
-        if is_level or name in ("bottom", "head"):
-            module.register_forward_hook(record(name.replace(".", " ")))
-    with FlopCounterMode(display=False) as counter:
+    for group in _NUMBERED:
+        for number, level in enumerate(network.get_submodule(group).children(), start=1):
+            level.register_forward_hook(record(f"{group} {number}"))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         output = network(patch)
-    finest = output[-1] if isinstance(output, list) else output
-    levels.append(("output", _shape(finest)))
+    logits = output if isinstance(output, list) else [output]
+    shapes += [(f"logits {n}", tuple(level.shape)) for n, level in enumerate(logits, start=1)]
     return StageDescription(
+        stage=stage,
         title=title,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        multiply_adds=counter.get_total_flops() // 2,
-        levels=tuple(levels),
+        flops=counter.get_total_flops(),
+        shapes=tuple(shapes),
     )
-
-
-def _shape(tensor: Tensor) -> str:
-    return " x ".join(str(size) for size in tensor.shape)

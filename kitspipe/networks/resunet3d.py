@@ -61,11 +61,12 @@ class ResUNet3D(nn.Module):
         self.maps = nn.ModuleList(nn.Conv3d(channels, 1, 1) for channels in reversed(wide))
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, image: Tensor) -> list[Tensor]:
+    def forward(self, image: Tensor, *, finest_only: bool = False) -> list[Tensor]:
         """Logits of whole kidney of all decoder levels, coarse to fine.
 
         Args:
             image: (N, 1, Z, Y, X) float, divisible by the product of the strides.
+            finest_only: leave the coarse maps out.
 
         Returns:
             `levels` tensors (N, 1, Z*rz, Y*ry, X*rx), (rz, ry, rx) the target's refinement.
@@ -74,15 +75,6 @@ class ResUNet3D(nn.Module):
             ValueError: the strides don't divide the image.
         """
         shape = self._target_shape(image)
-        return [self._map(k, features, shape) for k, features in enumerate(self._levels(image))]
-
-    def forward_finest(self, image: Tensor) -> Tensor:
-        """The last of `forward`'s logits alone, (N, 1, Z*rz, Y*ry, X*rx), for prediction."""
-        finest = self._levels(image)[-1]
-        return self._map(len(self.maps) - 1, finest, self._target_shape(image))
-
-    def _levels(self, image: Tensor) -> list[Tensor]:
-        """Features of the decoder levels, coarse to fine."""
         x = self.encoder[0](image) + image  # (N, C_0, Z, Y, X)
         skips = [x]
         for down, encoder in zip(self.down, self.encoder[1:], strict=True):
@@ -98,13 +90,13 @@ class ResUNet3D(nn.Module):
             # No dropout at full resolution, as in the lineage's code.
             x = self.dropout(x) if skips else x
             levels.append(x)
-        return levels
+        first = len(levels) - 1 if finest_only else 0
+        return [_at_shape(self.maps[k](levels[k]), shape) for k in range(first, len(levels))]
 
-    def _map(self, level: int, features: Tensor, shape: Sequence[int]) -> Tensor:
-        logits: Tensor = self.maps[level](features)
-        if list(logits.shape[2:]) == list(shape):
-            return logits
-        return F.interpolate(logits, list(shape), mode="trilinear", align_corners=False)
+    def forward_finest(self, image: Tensor) -> Tensor:
+        """The last of `forward`'s logits alone, (N, 1, Z*rz, Y*ry, X*rx), for prediction."""
+        finest: Tensor = self(image, finest_only=True)[0]
+        return finest
 
     def _target_shape(self, image: Tensor) -> tuple[int, ...]:
         divisor = self.config.divisor
@@ -115,3 +107,10 @@ class ResUNet3D(nn.Module):
             )
         refinement = self.config.target_refinement
         return tuple(size * r for size, r in zip(image.shape[2:], refinement, strict=True))
+
+
+def _at_shape(logits: Tensor, shape: Sequence[int]) -> Tensor:
+    """(N, 1, ...) upsampled to (N, 1, *shape)."""
+    if list(logits.shape[2:]) == list(shape):
+        return logits
+    return F.interpolate(logits, list(shape), mode="trilinear", align_corners=False)

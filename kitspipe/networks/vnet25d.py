@@ -1,14 +1,17 @@
 """The tumor network (paper 3.2): a slab of slices in, logits of its middle slice out.
 
-    slab (N, S, Y, X)
-     |-- level 0 ------------------- gate ---- level 0 -- logits (N, K, Y, X)
-     |     down, SE                   |          up
-     |-1/2-- fuse -- level 1 ------- gate ---- level 1
-     |         down, SE               |        up
-     |-1/4------ fuse -- level 2 -- dilated 2, 3, 5
+With 4 levels; each level adds what came in to what it makes (VNet):
 
-Multi-scale: the slab, averaged down, enters every level. SE: squeeze-and-excitation after each
-down-sampling. Gate: attention on each skip. The four are switches of the plan.
+    slab (S, Y, X) ── encoder 1  C_0, 1/1 ──── gate ──── decoder 3  2 C_0, 1/1 ── logits (K, Y, X)
+        │               down                    │           up
+        ├ 1/2 ─── fuse, SE, encoder 2  C_1 ─── gate ─── decoder 2  2 C_1
+        │               down                    │           up
+        ├ 1/4 ─── fuse, SE, encoder 3  C_2 ─── gate ─── decoder 1  2 C_2
+        │               down                              up
+        └ 1/8 ─── fuse, SE, encoder 4  C_3 ─── dilated 2, 3, 5
+
+Multi-scale: the slab, averaged down, is fused into every level. SE: channels weighed after each
+down-sampling. Gate: attention on each skip. HDC: dilated bottom. Each is a switch of the plan.
 """
 
 from __future__ import annotations
@@ -21,53 +24,53 @@ from torch.nn import functional as F
 
 from kitspipe.networks.blocks import (
     AttentionGate,
+    Convolutions,
     HybridDilation,
-    ResidualLevel,
+    ResidualBlock,
     SqueezeExcitation,
-    activation_layer,
-    norm_layer,
 )
 from kitspipe.planning.plan import VNet25DConfig
 
-_KERNEL_SIZE = 5
+_KERNEL = 5
 
 
 class VNet25D(nn.Module):
     """A 2D V-Net over slabs, slices as channels.
 
     Args:
-        config: slab depth, levels, channels and the four switches, from the plan.
+        config: slab depth, levels, channels and the four switches, from the plan. A decoder level
+            has twice the channels of the encoder level beside it: upsampled and skip together.
     """
 
     def __init__(self, config: VNet25DConfig) -> None:
         super().__init__()
         self.config = config
-        channels, levels = config.channels, config.levels
+        make = Convolutions(2, config.norm, "prelu")
+        widths, counts = config.channels, config.convolutions_per_level
+        inputs = (config.slab_depth, *widths[1:])
+        bottom = len(widths) - 1
+
         self.encoder = nn.ModuleList(
-            _level(config, config.slab_depth if level == 0 else channels[level], level)
-            for level in range(levels)
+            ResidualBlock(inputs[k], widths[k], kernel=_KERNEL, count=counts[k], make=make)
+            for k in range(config.levels)
         )
-        self.down = nn.ModuleList(_down(config, level) for level in range(1, levels))
-        self.scale_inputs = nn.ModuleList(
-            _ScaleInput(config.slab_depth, width) for width in channels[1:] if config.multi_scale
-        )
-        self.excitations = nn.ModuleList(
-            SqueezeExcitation(width) for width in channels[1:] if config.squeeze_excitation
-        )
-        self.bottom = (
-            HybridDilation(channels[-1], config.norm) if config.dilated_bottom else nn.Identity()
-        )
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(channels[level + 1], channels[level], 2, 2)
-            for level in range(levels - 1)
-        )
-        self.gates = nn.ModuleList(
-            AttentionGate(width) for width in channels[:-1] if config.attention_gates
-        )
-        self.decoder = nn.ModuleList(
-            _level(config, 2 * channels[level], level) for level in range(levels - 1)
-        )
-        self.head = nn.Conv2d(channels[0], config.classes, 1)
+        self.down = nn.ModuleList(make.down(widths[k], widths[k + 1], 2) for k in range(bottom))
+        self.arrive = nn.ModuleList(_Arrival(config, width, make) for width in widths[1:])
+        self.bottom = HybridDilation(widths[-1], make) if config.dilated_bottom else nn.Identity()
+        self.up = nn.ModuleList()
+        self.gates = nn.ModuleList()
+        self.decoder = nn.ModuleList()
+        for k in reversed(range(bottom)):
+            below = widths[-1] if k == bottom - 1 else 2 * widths[k + 1]
+            self.up.append(make.up(below, widths[k], 2))
+            if config.attention_gates:
+                self.gates.append(AttentionGate(widths[k]))
+            self.decoder.append(
+                ResidualBlock(
+                    2 * widths[k], 2 * widths[k], kernel=_KERNEL, count=counts[k], make=make
+                )
+            )
+        self.head = nn.Conv2d(2 * widths[0], config.classes, 1)
 
     def forward(self, slab: Tensor) -> Tensor:
         """Logits of the middle slice.
@@ -82,72 +85,48 @@ class VNet25D(nn.Module):
             ValueError: another number of slices, or a shape that is not divisible.
         """
         self._check(slab)
-        x, skips = self.encoder[0](slab), []  # (N, C0, Y, X)
-        for level, down in enumerate(self.down, start=1):
+        x = self.encoder[0](slab)  # (N, C_0, Y, X)
+        skips = [x]
+        for k, down in enumerate(self.down):
+            slab = F.avg_pool2d(slab, 2)  # (N, S, Y/2^k, X/2^k)
+            x = self.arrive[k](down(x), slab)  # (N, C_k, Y/2^k, X/2^k)
+            x = self.encoder[k + 1](x)
             skips.append(x)
-            x = self._enter(down(x), slab, level)  # (N, Ck, Y/2^k, X/2^k)
-            x = self.encoder[level](x)
-        x = self.bottom(x)
-        for level in reversed(range(len(skips))):
-            x = self.up[level](x)  # (N, Ck, Y/2^k, X/2^k)
-            skip = self.gates[level](skips[level], x) if self.gates else skips[level]
-            x = self.decoder[level](torch.cat((skip, x), dim=1))
+        x = self.bottom(skips.pop())  # (N, C_L, Y/2^L, X/2^L)
+        for k, up in enumerate(self.up):
+            x, skip = up(x), skips.pop()  # (N, C_k, Y/2^k, X/2^k) each
+            skip = self.gates[k](skip, x) if self.config.attention_gates else skip
+            x = self.decoder[k](torch.cat((x, skip), dim=1))  # (N, 2 C_k, Y/2^k, X/2^k)
         logits: Tensor = self.head(x)  # (N, K, Y, X)
         return logits
 
     def set_prior(self, prior: float) -> None:
-        """Let the untrained network say `prior` everywhere.
+        """Let the untrained network say about `prior` everywhere.
 
-        Source: focal loss, Lin et al. 2017, 4.1: bias -log((1 - prior) / prior).
+        Source: Lin et al. 2017 (focal loss), 4.1: last bias -log((1 - prior) / prior).
         """
         nn.init.constant_(self.head.bias, -math.log((1 - prior) / prior))  # type: ignore[arg-type]
-
-    def _enter(self, x: Tensor, slab: Tensor, level: int) -> Tensor:
-        """What a level sees: the level above, the slab at this scale, channels weighed."""
-        if self.scale_inputs:
-            x = self.scale_inputs[level - 1](x, F.avg_pool2d(slab, 2**level))
-        if self.excitations:
-            x = self.excitations[level - 1](x)
-        return x
 
     def _check(self, slab: Tensor) -> None:
         depth, divisor = self.config.slab_depth, self.config.divisor
         if slab.shape[1] != depth or any(size % divisor for size in slab.shape[2:]):
             raise ValueError(
-                f"slab {tuple(slab.shape)} is not (N, {depth}, Y, X) with Y and X "
+                f"slab of shape {tuple(slab.shape)} is not (N, {depth}, Y, X) with Y and X "
                 f"divisible by {divisor}"
             )
 
 
-class _ScaleInput(nn.Module):
-    """The slab at a lower scale beside a level's features, fused to the level's channels."""
+class _Arrival(nn.Module):
+    """What a level sees: features from above, the slab at its scale, channels weighed."""
 
-    def __init__(self, slab_depth: int, channels: int) -> None:
+    def __init__(self, config: VNet25DConfig, channels: int, make: Convolutions) -> None:
         super().__init__()
-        self.of_slab = nn.Conv2d(slab_depth, channels, 3, padding=1)
-        self.fuse = nn.Conv2d(2 * channels, channels, 1)
+        self.of_slab = make.same(config.slab_depth, channels, 3) if config.multi_scale else None
+        self.fuse = make.same(2 * channels, channels, 1) if config.multi_scale else None
+        self.excitation = SqueezeExcitation(channels) if config.squeeze_excitation else None
 
     def forward(self, features: Tensor, slab: Tensor) -> Tensor:
-        fused: Tensor = self.fuse(torch.cat((features, self.of_slab(slab)), dim=1))
-        return fused
-
-
-def _level(config: VNet25DConfig, incoming: int, level: int) -> ResidualLevel:
-    return ResidualLevel(
-        incoming,
-        config.channels[level],
-        dimensions=2,
-        kernel_size=_KERNEL_SIZE,
-        convolutions=config.convolutions_per_level[level],
-        norm=config.norm,
-        activation="prelu",
-    )
-
-
-def _down(config: VNet25DConfig, level: int) -> nn.Sequential:
-    channels = config.channels[level]
-    return nn.Sequential(
-        nn.Conv2d(config.channels[level - 1], channels, 2, 2),
-        norm_layer(config.norm, 2, channels),
-        activation_layer("prelu", channels),
-    )
+        """(N, C, Y, X) and (N, S, Y, X) to (N, C, Y, X)."""
+        if self.of_slab is not None and self.fuse is not None:
+            features = self.fuse(torch.cat((features, self.of_slab(slab)), dim=1))
+        return features if self.excitation is None else self.excitation(features)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,7 +22,7 @@ from kitspipe.dataset.parallel import CaseFailure, for_each_case
 from kitspipe.errors import UserError
 from kitspipe.imaging.components import components, largest_component
 from kitspipe.imaging.formats import read_image, read_labels
-from kitspipe.imaging.volume import MINIMAL_HU, Box, Grid, Shape, Triple, Volume
+from kitspipe.imaging.volume import MINIMAL_HU, Box, Grid, Triple, Volume
 from kitspipe.planning.document import Document
 from kitspipe.planning.plan import Counts3, Labels, NonNegative, Positive
 
@@ -115,8 +116,7 @@ class Fingerprint(Document, frozen=True, kw_only=True):
     @property
     def median_in_plane_pixels(self) -> float:
         """Median of the longer side of the slices. No cases: ValueError."""
-        _, longer, _ = _percentile([(0, max(case.shape[1:]), 0) for case in self.cases], 50)
-        return longer
+        return _percentile([(0, 0, max(case.shape[1:])) for case in self.cases], 50)[2]
 
     @property
     def foreground_mean_hu(self) -> float:
@@ -159,14 +159,6 @@ class Fingerprint(Document, frozen=True, kw_only=True):
         """Percentile of the extents of a case's kidneys together. None: ValueError."""
         extents = [case.kidney_extent_mm for case in self.cases if case.slices_with_kidney]
         return _percentile(extents, percent)
-
-    def tumor_percentile_mm(self, percent: float) -> Triple:
-        """Percentile of the extents of single tumors, axis by axis. None: ValueError."""
-        return _percentile([mm for case in self.cases for mm in case.tumor_extents_mm], percent)
-
-    def body_percentile_mm(self, percent: float) -> Triple:
-        """Percentile of the extents of the body, axis by axis. No cases: ValueError."""
-        return _percentile([case.body_extent_mm for case in self.cases], percent)
 
     def _foreground(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Middle HU and voxels of all bins, rising."""
@@ -248,8 +240,10 @@ def fingerprint_case(case: Case, values: Labels = _KITS) -> CaseFingerprint:
         )
     grid = image.grid
     foreground: NDArray[np.bool_] = labels.array != 0
+    around = Box.around(foreground)
     tumor: NDArray[np.bool_] = labels.array == values.tumor
     voxels = np.bincount(labels.array.ravel(), minlength=256)
+    kidneys = _component_extents_mm(foreground, grid, MINIMAL_KIDNEY_ML)
     return CaseFingerprint(
         id=case.id,
         shape=grid.shape,
@@ -257,11 +251,9 @@ def fingerprint_case(case: Case, values: Labels = _KITS) -> CaseFingerprint:
         orientation=header.axes,
         foreground_histogram=_histogram(image.array[foreground]),
         body_extent_mm=_body_extent_mm(image),
-        kidney_extent_mm=_extent_mm(Box.around(foreground), grid),
-        kidney_extents_mm=_component_extents_mm(
-            foreground, grid, MINIMAL_KIDNEY_ML, keep_largest=True
-        ),
-        tumor_extents_mm=_component_extents_mm(tumor, grid, MINIMAL_TUMOR_ML, keep_largest=False),
+        kidney_extent_mm=(0.0, 0.0, 0.0) if around is None else grid.crop(around).extent_mm,
+        kidney_extents_mm=kidneys or _component_extents_mm(foreground, grid, 0)[:1],
+        tumor_extents_mm=_component_extents_mm(tumor, grid, MINIMAL_TUMOR_ML),
         slices_with_kidney=int(foreground.any(axis=(1, 2)).sum()),
         slices_with_tumor=int(tumor.any(axis=(1, 2)).sum()),
         kidney_ml=float(voxels[1:].sum() * grid.voxel_ml),
@@ -291,11 +283,8 @@ def _known_or_measured(
     record = known.get(case.id)
     if record is not None and case.labels is not None and record.values == values:
         hashes = (record.image_sha256, record.labels_sha256)
-        if (
-            case.image.exists()
-            and case.labels.exists()
-            and hashes == (file_sha256(case.image), file_sha256(case.labels))
-        ):
+        files = (case.image, case.labels)
+        if all(file.exists() for file in files) and hashes == tuple(map(file_sha256, files)):
             return record
     return fingerprint_case(case, values)
 
@@ -331,18 +320,16 @@ def _histogram(hu: NDArray[np.generic]) -> dict[int, int]:
 
 def _body_extent_mm(image: Volume) -> Triple:
     body = largest_component(image.array[:, ::_BODY_STEP, ::_BODY_STEP] > _BODY_HU)  # type: ignore[operator]
-    box = Box.around(body)
+    box, (_, height, width) = Box.around(body), image.grid.shape
     if box is None:
         return (0.0, 0.0, 0.0)
-    (z, y, x), (z1, y1, x1) = box.start, box.stop
-    whole = Box(
-        start=(z, y * _BODY_STEP, x * _BODY_STEP), stop=(z1, y1 * _BODY_STEP, x1 * _BODY_STEP)
-    )
-    return _extent_mm(whole.clip(image.grid.shape), image.grid)
+    z, y, x = box.shape
+    shape = (z, min(height, y * _BODY_STEP), min(width, x * _BODY_STEP))
+    return replace(image.grid, shape=shape).extent_mm
 
 
 def _component_extents_mm(
-    mask: NDArray[np.bool_], grid: Grid, minimal_ml: float, *, keep_largest: bool
+    mask: NDArray[np.bool_], grid: Grid, minimal_ml: float
 ) -> tuple[Triple, ...]:
     """Extents of the components of at least `minimal_ml`, largest first."""
     around = Box.around(mask)
@@ -351,19 +338,9 @@ def _component_extents_mm(
     numbered, _ = components(mask[around.slices])
     volumes_ml = np.bincount(numbered.ravel())[1:] * grid.voxel_ml
     n_kept = int((volumes_ml >= minimal_ml * (1 - 1e-9)).sum())
-    kept = ndimage.find_objects(numbered)[: max(n_kept, int(keep_largest))]
-    return tuple(
-        _size_mm((z.stop - z.start, y.stop - y.start, x.stop - x.start), grid) for z, y, x in kept
-    )
-
-
-def _extent_mm(box: Box | None, grid: Grid) -> Triple:
-    return (0.0, 0.0, 0.0) if box is None else _size_mm(box.shape, grid)
-
-
-def _size_mm(shape: Shape, grid: Grid) -> Triple:
-    z, y, x = (n * s for n, s in zip(shape, grid.spacing, strict=True))
-    return (z, y, x)
+    kept = ndimage.find_objects(numbered)[:n_kept]
+    shapes = ((z.stop - z.start, y.stop - y.start, x.stop - x.start) for z, y, x in kept)
+    return tuple(replace(grid, shape=shape).extent_mm for shape in shapes)
 
 
 def _percentile(triples: Sequence[Triple], percent: float) -> Triple:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from importlib import resources
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from kitspipe.errors import UserError
+from kitspipe.planning import recipes, rules
 from kitspipe.planning.document import read_document, sha256, write_document
 from kitspipe.planning.fingerprint import Fingerprint
-from kitspipe.planning.plan import Plan
-from kitspipe.planning.rules import plan_dataset
+from kitspipe.planning.plan import KidneyPlan, Labels, Plan, TumorPlan
+from kitspipe.planning.rules import Choice
 from kitspipe.planning.splits import Splits, make_splits
 from kitspipe.workspace import Stage, Workspace
 
@@ -22,6 +23,9 @@ _NOT_TRAINED = {
     "tumor": {"why", "threshold", "components", "minimal_tumor_ml"},
 }
 """Fields that change what is made of a trained network, not the network."""
+
+
+S = TypeVar("S", KidneyPlan, TumorPlan)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +78,101 @@ def make_plan(
     )
     write_document(place.splits_file, splits)
     return MadePlan(plan=plan, splits=splits, is_new=not kept)
+
+
+def plan_dataset(
+    data: Fingerprint, *, name: str, memory_gib: float = 11.0, size: rules.Size = "standard"
+) -> Plan:
+    """The plan for a data set: every rule applied, every choice with its reason.
+
+    Args:
+        data: what was measured.
+        name: of the plan.
+        memory_gib: memory that training may take.
+        size: how large a training.
+    """
+    memory_bytes = int(memory_gib * rules.GIB)
+    labels = Labels(cyst=3 if 3 in data.label_values else None)
+    return Plan(
+        name=name,
+        fingerprint_sha256=sha256(data),
+        seed=20191013,
+        labels=labels,
+        folds=5,
+        kidney=_kidney_plan(data, memory_bytes, size),
+        tumor=_tumor_plan(data, labels, memory_bytes, size),
+    )
+
+
+def _kidney_plan(data: Fingerprint, memory_bytes: int, size: rules.Size) -> KidneyPlan:
+    spacing = rules.kidney_spacing(data, size)
+    refinement = rules.target_refinement(data, spacing.value)
+    network = rules.kidney_network(spacing.value, refinement.value, size)
+    patch = rules.kidney_patch(data, spacing.value, network.value, size, memory_bytes)
+    batch = rules.kidney_batch(
+        network.value, patch.value, recipes.KIDNEY_BATCH_AT_MOST, memory_bytes
+    )
+    z, y, x = (max(1, side // 2) for side in patch.value)
+    return _with_reasons(
+        KidneyPlan,
+        {
+            "target_spacing_mm": spacing,
+            "patch_size": patch,
+            "hu_window": rules.hu_window(data),
+            "network": Choice(network.value, f"{network.why}; {refinement.why}"),
+            "loss": recipes.kidney_loss(),
+            "sampling": recipes.kidney_sampling(),
+            "augmentation": recipes.kidney_augmentation(),
+            "schedule": recipes.kidney_schedule(size, batch),
+            "window_stride": Choice((z, y, x), "half a patch: every voxel is near some middle"),
+            "window_blend": Choice("gaussian", "windows fade to their borders, no seams"),
+            "minimal_kidney_ml": Choice(10.0, "what is smaller is no kidney (KiTS23, 2nd place)"),
+        },
+    )
+
+
+def _tumor_plan(
+    data: Fingerprint, labels: Labels, memory_bytes: int, size: rules.Size
+) -> TumorPlan:
+    spacing = rules.tumor_spacing(data, size)
+    depth = rules.slab_depth(spacing.value[0])
+    network = rules.tumor_network(depth.value, len(labels.values) - 1, size)
+    patch = rules.tumor_patch(data, spacing.value, network.value.divisor)
+    batch = rules.tumor_batch(
+        network.value, patch.value, recipes.TUMOR_BATCH_AT_MOST[size], memory_bytes
+    )
+    return _with_reasons(
+        TumorPlan,
+        {
+            "target_spacing_mm": spacing,
+            "patch_size": patch,
+            "slab_depth": depth,
+            "roi_margin_mm": Choice(
+                rules.ROI_MARGIN_MM, "the dilated mask and some surroundings, the rest is blank"
+            ),
+            "mask_dilation_mm": Choice(
+                rules.MASK_DILATION_MM,
+                "5 to 10 mm keep tumors in sight that the kidney stage cut short",
+            ),
+            "hu_window": rules.hu_window(data),
+            "network": network,
+            "loss": recipes.tumor_loss(),
+            "sampling": recipes.tumor_sampling(),
+            "augmentation": recipes.tumor_augmentation(),
+            "schedule": recipes.tumor_schedule(size, batch),
+            "threshold": Choice(0.5, "Dice loss is calibrated around one half"),
+            "components": Choice(
+                "all", "keeping the largest only would lose real tumors in 4 to 7 % of patients"
+            ),
+            "minimal_tumor_ml": Choice(0.1, "what is smaller is below what KiTS labels as tumor"),
+        },
+    )
+
+
+def _with_reasons(kind: type[S], choices: dict[str, Choice[Any]]) -> S:
+    """A stage's plan from its choices, the reasons in `why`."""
+    values = {name: choice.value for name, choice in choices.items()}
+    return kind(**values, why={name: choice.why for name, choice in choices.items()})
 
 
 def read_plan(place: Workspace) -> Plan:

@@ -19,10 +19,11 @@ Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 
 GIB = 1024**3
-KIDNEY_SLICE_PIXELS = {"standard": 256, "small": 128}
+KIDNEY_SLICE_PIXELS = {"standard": 256, "small": 96}
+KIDNEY_PATCH_PIXELS = {"standard": 256, "small": 64}
 KIDNEY_SLICES_MM = {"standard": 2.0, "small": 4.0}
 KIDNEY_CHANNELS = {"standard": (16, 32, 64, 128), "small": (8, 16, 32, 64)}
-KIDNEY_WINDOW_SLICES = {"standard": 64, "small": 32}
+KIDNEY_WINDOW_SLICES = {"standard": 64, "small": 24}
 TUMOR_SLICES_MM = {"standard": 1.0, "small": 4.0}
 TUMOR_PIXEL_MM = {"standard": 0.0, "small": 1.5}
 TUMOR_CHANNELS = {"standard": (16, 32, 64, 128, 256), "small": (16, 32, 64)}
@@ -49,7 +50,7 @@ def kidney_spacing(data: Fingerprint, size: Size) -> Choice[Triple]:
     return Choice(
         (z, round(dy * factor, 4), round(dx * factor, 4)),
         f"slices every {slices_mm:g} mm but not finer than half of the median {dz:g} mm; "
-        f"in the slice at most {pixels} pixels for the median {rows}x{columns} (paper 2.2)",
+        f"in the slice at most {pixels} pixels for the median {rows:g}x{columns:g} (paper 2.2)",
     )
 
 
@@ -127,20 +128,23 @@ def kidney_patch(
     size: Size,
     memory_bytes: int,
 ) -> Choice[Shape]:
-    """The largest patch up to whole slices and the paper's 64 that trains in memory."""
+    """The largest patch, up to whole slices and the paper's 64, that trains in the memory."""
     extent = [n * s for n, s in zip(data.median_shape, data.median_spacing_mm, strict=True)]
     wanted = [math.ceil(e / s) for e, s in zip(extent, spacing, strict=True)]
-    wanted[0] = min(wanted[0], KIDNEY_WINDOW_SLICES[size])
+    most = (KIDNEY_WINDOW_SLICES[size], KIDNEY_PATCH_PIXELS[size], KIDNEY_PATCH_PIXELS[size])
+    wanted = [min(n, limit) for n, limit in zip(wanted, most, strict=True)]
     patch = [_up(n, d) for n, d in zip(wanted, network.divisor, strict=True)]
     while kidney_training_bytes(network, _shape(patch), 1, "adamw") > memory_bytes:
-        axis = max(range(3), key=lambda a: patch[a] * spacing[a] if patch[a] > network.divisor[a] else 0)
+        axis = max(
+            range(3), key=lambda a: patch[a] * spacing[a] if patch[a] > network.divisor[a] else 0
+        )
         if patch[axis] <= network.divisor[axis]:
             break
         patch[axis] -= network.divisor[axis]
     return Choice(
         _shape(patch),
-        f"whole median slices and {KIDNEY_WINDOW_SLICES[size]} of them (paper 2.3), less on the "
-        "longest axis until one patch trains within the memory given",
+        f"up to {most[1]} pixels of the median slice and {most[0]} slices (paper 2.3: 64 whole "
+        "ones), less on the longest axis until one patch trains within the memory given",
     )
 
 
@@ -167,21 +171,22 @@ def tumor_network(depth: int, classes: int, size: Size) -> Choice[VNet25DConfig]
 
 def tumor_patch(data: Fingerprint, spacing: Triple, divisor: int) -> Choice[tuple[int, int]]:
     """A slice of a kidney's region."""
-    extents = data.kidney_extent_mm(95)
+    extents = data.kidneys_percentile_mm(95)
     y, x = (
-        min(TUMOR_PATCH_LIMIT, _up(math.ceil((extents[a] + 2 * ROI_MARGIN_MM) / spacing[a]), divisor))
+        min(
+            TUMOR_PATCH_LIMIT,
+            _up(math.ceil((extents[a] + 2 * ROI_MARGIN_MM) / spacing[a]), divisor),
+        )
         for a in (1, 2)
     )
     return Choice(
         (y, x),
-        f"95 % of the kidneys with {ROI_MARGIN_MM:g} mm around, at most {TUMOR_PATCH_LIMIT} pixels, "
-        f"divisible by {divisor}; the paper's 512x512 are mostly blank after masking",
+        f"95 % of the kidneys with {ROI_MARGIN_MM:g} mm around, at most {TUMOR_PATCH_LIMIT} "
+        f"pixels, divisible by {divisor}; the paper's 512x512 are mostly blank after masking",
     )
 
 
-def kidney_batch(
-    network: ResUNet3DConfig, patch: Shape, most: int, memory_bytes: int
-) -> int:
+def kidney_batch(network: ResUNet3DConfig, patch: Shape, most: int, memory_bytes: int) -> int:
     """Patches per step: as many as train within the memory."""
     return _fitting(lambda n: kidney_training_bytes(network, patch, n, "adamw"), memory_bytes, most)
 
@@ -195,7 +200,7 @@ def tumor_batch(
 
 def hu_window(data: Fingerprint) -> Choice[HUWindow]:
     """Clip to what foreground shows, then centre and scale by it."""
-    low, high = data.foreground_percentile(0.5), data.foreground_percentile(99.5)
+    low, high = data.foreground_percentile_hu(0.5), data.foreground_percentile_hu(99.5)
     return Choice(
         HUWindow(
             low_hu=low,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kitspipe.imaging.components import signed_distance
 from kitspipe.imaging.resample import resample_image, resample_labels, resample_linear
@@ -171,9 +172,9 @@ def kidney_probability(
 
     def forward(patch: NDArray[np.float32]) -> NDArray[np.float32]:
         tensor = torch.from_numpy(np.ascontiguousarray(patch))[None, None].to(device)
-        summed = sum(torch.sigmoid(network.forward_finest(tensor).float()) for network in networks)
-        mean: NDArray[np.float32] = (summed / len(networks))[0, 0].cpu().numpy()  # type: ignore[union-attr]
-        return mean
+        mean = _mean_probability([network.forward_finest(tensor) for network in networks])
+        volume: NDArray[np.float32] = mean[0, 0]
+        return volume
 
     return predict_windows(
         normalize(hu, plan.hu_window),
@@ -206,7 +207,7 @@ def tumor_classes(
     mask = resample_labels(Volume(array=kidney[box.slices].view(np.uint8), grid=crop.grid), grid)
     probability = tumor_probability(
         resample_image(crop, grid).array.astype(np.int16),
-        signed_distance(mask.array > 0, grid.spacing),
+        signed_distance(mask.array.astype(bool), grid.spacing),
         cascade.tumor,
         plan,
         cascade.device,
@@ -252,8 +253,7 @@ def tumor_probability(
         middles = wanted[first : first + _SLICES_AT_ONCE]
         slabs = image[np.clip(middles[:, None] + reach, 0, slices - 1)]
         tensor = torch.from_numpy(slabs).to(device)
-        summed = sum(torch.sigmoid(network(tensor).float()) for network in networks)
-        mean = (summed / len(networks)).cpu().numpy()  # type: ignore[union-attr]
+        mean = _mean_probability([network(tensor) for network in networks])
         probability[:, middles] = mean.transpose(1, 0, 2, 3)[..., :height, :width]
     probability *= mask
     return probability
@@ -266,7 +266,8 @@ def region_tumor(
     probability = tumor_probability(
         case.read_image(case.whole), case.read_distance_mm(case.whole), [network], plan, device
     )
-    return classes_of(probability, plan.threshold) == TUMOR_CLASS
+    tumor: NDArray[np.bool_] = classes_of(probability, plan.threshold) == TUMOR_CLASS
+    return tumor
 
 
 def classes_of(probability: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
@@ -277,11 +278,19 @@ def classes_of(probability: NDArray[np.float32], threshold: float) -> NDArray[np
         threshold: in (0, 1).
     """
     tumor = probability[0]
-    classes = np.where(tumor >= threshold, np.uint8(TUMOR_CLASS), np.uint8(0))
+    classes: NDArray[np.uint8] = (tumor >= threshold) * np.uint8(TUMOR_CLASS)
     if len(probability) > 1:
         cyst = probability[1]
         classes[(cyst >= threshold) & (cyst > tumor)] = CYST_CLASS
     return classes
+
+
+def _mean_probability(logits: Sequence[Tensor]) -> NDArray[np.float32]:
+    """Mean of the networks' probabilities, float32."""
+    mean: NDArray[np.float32] = (
+        torch.stack([torch.sigmoid(single.float()) for single in logits]).mean(0).cpu().numpy()
+    )
+    return mean
 
 
 def _threshold(

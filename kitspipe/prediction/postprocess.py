@@ -27,7 +27,7 @@ def clean_tumors(classes: NDArray[np.uint8], grid: Grid, plan: TumorPlan) -> NDA
     kept = remove_small(tumor, plan.minimal_tumor_ml, grid) if plan.minimal_tumor_ml else tumor
     if plan.components == "largest":
         kept = largest_component(kept)
-    cleaned = classes.copy()
+    cleaned: NDArray[np.uint8] = classes.copy()
     cleaned[tumor & ~kept] = 0
     return cleaned
 
@@ -44,7 +44,7 @@ def merge(
         classes: (Z, Y, X) 0 background, 1 tumor, 2 cyst.
         values: the data set's label values.
     """
-    labels = np.where(kidney, np.uint8(values.kidney), np.uint8(0))
+    labels: NDArray[np.uint8] = np.where(kidney, np.uint8(values.kidney), np.uint8(0))
     if values.cyst is not None:
         labels[classes == CYST_CLASS] = values.cyst
     labels[classes == TUMOR_CLASS] = values.tumor

@@ -13,7 +13,7 @@ from kitspipe import __version__, workspace
 from kitspipe.dataset.cases import Case
 from kitspipe.errors import UserError
 from kitspipe.imaging.formats import read_image, write_labels
-from kitspipe.networks.device import pick_device
+from kitspipe.networks.device import pick_device, put_on
 from kitspipe.networks.resunet3d import ResUNet3D
 from kitspipe.networks.vnet25d import VNet25D
 from kitspipe.networks.weights import load_weights
@@ -76,8 +76,8 @@ def load_cascade(
     ]
     return Cascade(
         plan=plan,
-        kidney=[network.to(on).eval() for network in kidney],
-        tumor=[network.to(on).eval() for network in tumor],
+        kidney=[put_on(network, on).eval() for network in kidney],
+        tumor=[put_on(network, on).eval() for network in tumor],
         device=on,
     )
 

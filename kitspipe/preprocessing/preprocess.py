@@ -20,6 +20,7 @@ from kitspipe.imaging.components import signed_distance
 from kitspipe.imaging.formats import read_image, read_labels
 from kitspipe.imaging.resample import resample_image, resample_labels
 from kitspipe.imaging.volume import Grid, Triple, Volume
+from kitspipe.planning.fingerprint import file_sha256
 from kitspipe.planning.plan import AxisSpacing, Labels, Plan
 from kitspipe.preprocessing.rois import clean_kidneys, kidney_rois
 from kitspipe.preprocessing.store import (
@@ -244,16 +245,6 @@ def kidney_mask(labels: Volume, values: Labels) -> NDArray[np.bool_]:
     lookup[list(values.values)] = True
     mask: NDArray[np.bool_] = lookup[labels.array]
     return mask
-
-
-def file_sha256(path: Path) -> str:
-    """Hash of a file's content; of all files' in a folder, by name."""
-    digest = hashlib.sha256()
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 _KIDNEY_CLASS = 3

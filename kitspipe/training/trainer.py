@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from kitspipe import console
 from kitspipe.errors import UserError
+from kitspipe.networks.device import memory_format, put_on
 from kitspipe.networks.weights import Checkpoint, load_checkpoint, save_checkpoint, save_weights
 from kitspipe.planning.plan import Schedule
 from kitspipe.training.loader import Batch, PatchReader, batches
@@ -87,7 +88,7 @@ class Trainer:
         self.device = device
         self._plan_sha256 = plan_sha256
         self._workers = workers
-        self.network = task.network.to(device)
+        self.network = put_on(task.network, device)
         self._optimizer = make_optimizer(self.network, task.schedule)
         self._log = FoldLog(folder / "log.jsonl")
         self.progress = Progress()
@@ -231,8 +232,9 @@ class Trainer:
         return batches(reader, task.augment if training else unchanged, workers=self._workers)
 
     def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        layout = memory_format(self.network)
         return (
-            torch.from_numpy(batch.image).to(self.device, non_blocking=True),
+            torch.from_numpy(batch.image).to(self.device, non_blocking=True, memory_format=layout),
             torch.from_numpy(batch.target).to(self.device, non_blocking=True),
         )
 

@@ -1,0 +1,331 @@
+"""CTs painted from anatomy, and data sets of them in KiTS layout.
+
+Axes (Z, Y, X). HU are those of a corticomedullary phase as textbooks have them, with spread from
+case to case; they are plausible, not measured. A threshold does not find tumors: their HU overlap
+with medulla and with dense cysts, what tells them apart is texture, rim, necrosis and place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from kitspipe import console
+from kitspipe.dataset.anatomy import (
+    CYST,
+    TUMOR,
+    Anatomy,
+    anatomy_around,
+    invent_anatomy,
+    pieces,
+)
+from kitspipe.dataset.cases import KITS_IMAGE, find_masks
+from kitspipe.dataset.smooth_noise import Field, SmoothNoise
+from kitspipe.dataset.surroundings import Tissue
+from kitspipe.errors import UserError
+from kitspipe.imaging.components import signed_distance
+from kitspipe.imaging.formats import read_labels, write_image, write_labels
+from kitspipe.imaging.header import header_for
+from kitspipe.imaging.resample import resample_labels
+from kitspipe.imaging.volume import MINIMAL_HU, Box, Grid, Triple, Volume
+
+DEMO_SPACING: Triple = (5.0, 2.6, 2.6)
+DEMO_CASES = 20
+
+_EXTENT_MM: Triple = (250.0, 330.0, 330.0)
+_SLAB = 8
+_TEXTURE_MM = 4.0
+
+# HU without contrast, what the contrast adds, sd of the tissue's own unevenness.
+_LOOK: dict[Tissue, tuple[float, float, float]] = {
+    Tissue.AIR: (-1000, 0, 0),
+    Tissue.TABLE: (-60, 0, 0),
+    Tissue.FOAM: (-930, 0, 0),
+    Tissue.SKIN: (10, 10, 5),
+    Tissue.FAT: (-105, 0, 5),
+    Tissue.VISCERAL_FAT: (-100, 0, 9),
+    Tissue.PERIRENAL_FAT: (-98, 0, 7),
+    Tissue.MUSCLE: (52, 10, 9),
+    Tissue.BONE: (430, 0, 90),
+    Tissue.MARROW: (190, 0, 35),
+    Tissue.DISC: (85, 0, 6),
+    Tissue.CORD: (35, 0, 3),
+    Tissue.AORTA: (42, 235, 3),
+    Tissue.VEIN: (42, 105, 8),
+    Tissue.LUNG: (-840, 0, 40),
+    Tissue.LIVER: (58, 50, 5),
+    Tissue.SPLEEN: (48, 87, 8),
+    Tissue.PANCREAS: (40, 60, 12),
+    Tissue.BILE: (8, 0, 0),
+    Tissue.BOWEL_WALL: (40, 50, 8),
+    Tissue.BOWEL_CONTENT: (30, 5, 14),
+    Tissue.STOOL: (25, 0, 60),
+    Tissue.BOWEL_GAS: (-920, 0, 0),
+    Tissue.CORTEX: (35, 160, 6),
+    Tissue.MEDULLA: (33, 77, 8),
+    Tissue.SINUS: (12, 10, 28),
+    Tissue.TUMOR: (35, 70, 15),
+    Tissue.CYST: (8, 0, 0),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Look:
+    """How a case looks: tables by tissue code, and what the scanner does."""
+
+    mean_hu: Field
+    uneven_hu: Field
+    contrast: float
+    noise_hu: float
+    blur_mm: Triple
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Lesion:
+    box: Box
+    mask: NDArray[np.bool_]
+    hu: NDArray[np.float16]
+
+
+def paint(anatomy: Anatomy, seed: int) -> Volume:
+    """A CT of an anatomy: int16 HU in a corticomedullary phase.
+
+    Tissue by tissue, with unevenness of its own, then blurred and with noise that is correlated
+    as the blur is. Worked by slab: beside the CT it needs little memory.
+    """
+    grid = anatomy.labels.grid
+    rng = np.random.default_rng([seed, 0])
+    look = _draw_look(rng, grid)
+    texture = SmoothNoise(rng, (0.0, 0.0, 0.0), grid.extent_mm, _TEXTURE_MM)
+    lesions = [*_paint_lesions(anatomy, look, seed)]
+    sigmas = tuple(mm / step for mm, step in zip(look.blur_mm, grid.spacing, strict=True))
+    halo = math.ceil(2.5 * sigmas[0])
+    hu = np.empty(grid.shape, np.int16)
+    for start in range(0, grid.shape[0], _SLAB):
+        stop = min(start + _SLAB, grid.shape[0])
+        first, last = max(0, start - halo), min(grid.shape[0], stop + halo)
+        slab = _sharp_slab(anatomy, look, texture, lesions, slice(first, last))
+        slab += look.noise_hu / _noise_left(sigmas) * _white(slab.shape, seed, first)
+        blurred = ndimage.gaussian_filter(slab, sigmas, mode="nearest", truncate=2.5)
+        hu[start:stop] = np.clip(np.rint(blurred[start - first :][: stop - start]), MINIMAL_HU, 3071)
+    return Volume(array=hu, grid=grid)
+
+
+def _draw_look(rng: np.random.Generator, grid: Grid) -> _Look:
+    contrast = float(rng.uniform(0.85, 1.1))
+    mean, uneven = np.full(256, -1000, np.float32), np.zeros(256, np.float32)
+    for tissue, (plain, added, sd) in _LOOK.items():
+        spread = rng.normal(1, 0.05)
+        mean[tissue] = plain + added * contrast * spread
+        uneven[tissue] = sd
+    # A voxel sees the mean over its own length, whose sd is length / sqrt(12), on top of the
+    # scanner's blur.
+    psf = (1.2, *[float(rng.uniform(0.7, 1.0))] * 2)
+    z, y, x = (math.hypot(p, s / math.sqrt(12)) for p, s in zip(psf, grid.spacing, strict=True))
+    return _Look(
+        mean_hu=mean,
+        uneven_hu=uneven,
+        contrast=contrast,
+        noise_hu=float(rng.uniform(10, 20)),
+        blur_mm=(z, y, x),
+    )
+
+
+def _sharp_slab(
+    anatomy: Anatomy, look: _Look, texture: SmoothNoise, lesions: list[_Lesion], z: slice
+) -> Field:
+    tissue = anatomy.tissue[z]
+    grid = anatomy.labels.grid
+    positions = [
+        (np.arange(n) * step).astype(np.float32)
+        for n, step in zip(grid.shape, grid.spacing, strict=True)
+    ]
+    hu: Field = look.uneven_hu[tissue] * texture.at(positions[0][z], positions[1], positions[2])
+    hu += look.mean_hu[tissue]
+    for lesion in lesions:
+        first, last = max(z.start, lesion.box.start[0]), min(z.stop, lesion.box.stop[0])
+        if first < last:
+            inner = slice(first - lesion.box.start[0], last - lesion.box.start[0])
+            _, y, x = lesion.box.slices
+            part = hu[first - z.start : last - z.start, y, x]
+            part[lesion.mask[inner]] = lesion.hu[inner][lesion.mask[inner]]
+    return hu
+
+
+def _white(shape: tuple[int, ...], seed: int, first: int) -> Field:
+    """White noise of sd 1; a slice's does not depend on the slab that it is seen in."""
+    noise = np.empty(shape, np.float32)
+    for index, plane in enumerate(noise, start=first):
+        np.random.default_rng([seed, 1, index]).standard_normal(out=plane, dtype=np.float32)
+    return noise
+
+
+def _noise_left(sigmas: tuple[float, ...]) -> float:
+    """What the blur leaves of white noise's sd: the norm of its kernel."""
+    left = 1.0
+    for sigma in sigmas:
+        impulse = np.zeros(2 * math.ceil(2.5 * sigma) + 3)
+        impulse[impulse.size // 2] = 1
+        left *= float(np.linalg.norm(ndimage.gaussian_filter1d(impulse, sigma, truncate=2.5)))
+    return left
+
+
+def _paint_lesions(anatomy: Anatomy, look: _Look, seed: int) -> Iterator[_Lesion]:
+    grid = anatomy.labels.grid
+    for label in (TUMOR, CYST):
+        for index, (box, mask) in enumerate(pieces(anatomy.labels.array == label)):
+            rng = np.random.default_rng([seed, 2, label, index])
+            if label == CYST:
+                hu = np.full(mask.shape, _cyst_hu(rng), np.float32)
+            else:
+                hu = _tumor_hu(mask, grid.crop(box), rng) * (0.7 + 0.3 * look.contrast)
+            yield _Lesion(box=box, mask=mask, hu=hu.astype(np.float16))
+
+
+def _cyst_hu(rng: np.random.Generator) -> float:
+    """Two of three are simple, one is as dense as a tumor; all are even."""
+    return float(rng.uniform(0, 15) if rng.random() < 0.65 else rng.uniform(50, 90))
+
+
+def _tumor_hu(mask: NDArray[np.bool_], grid: Grid, rng: np.random.Generator) -> Field:
+    """One of three kinds, as the subtypes of renal cell carcinoma often look.
+
+    Clear cell: bright, uneven, necrotic inside where large. Papillary: dark, a little uneven, in
+    a capsule. Chromophobe: between, with a scar where large.
+    """
+    depth = -signed_distance(np.pad(mask, 1), grid.spacing)[1:-1, 1:-1, 1:-1]
+    largest = float(depth.max())
+    axes = [
+        (np.arange(n) * step).astype(np.float32)
+        for n, step in zip(grid.shape, grid.spacing, strict=True)
+    ]
+    fine, coarse = (
+        SmoothNoise(rng, (0.0, 0.0, 0.0), grid.extent_mm, scale).at(*axes)
+        for scale in (4.0, max(6.0, 0.4 * largest))
+    )
+    inside = depth / largest + 0.2 * coarse
+    kind = rng.choice(("clear cell", "papillary", "chromophobe"), p=(0.55, 0.2, 0.25))
+    if kind == "clear cell":
+        hu = rng.uniform(115, 160) + 20 * fine + 22 * coarse
+        if largest > 9:
+            hu = np.where(inside > rng.uniform(0.5, 0.8), rng.uniform(25, 45) + 8 * fine, hu)
+    elif kind == "papillary":
+        hu = rng.uniform(60, 92) + 12 * fine
+        hu = np.where(depth < 2.5, hu + 25, hu)
+    else:
+        hu = rng.uniform(100, 138) + 14 * fine
+        if largest > 12:
+            hu = np.where(inside > 0.88, rng.uniform(45, 65), hu)
+    return np.asarray(hu, np.float32)
+
+
+def write_case(folder: Path, case_id: str, anatomy: Anatomy, seed: int) -> None:
+    """Paint an anatomy and write `CASE/imaging.nii.gz` and `CASE/segmentation.nii.gz`.
+
+    Slices are the files' first axis, as in KiTS. The mask comes last: a case with one is whole.
+    """
+    header = header_for(anatomy.labels.grid, axes="IPL")
+    place = folder / case_id
+    write_image(place / f"{KITS_IMAGE}.nii.gz", paint(anatomy, seed), header)
+    write_labels(place / "segmentation.nii.gz", anatomy.labels, header)
+
+
+def phantom_cases(
+    *, cases: int, seed: int, masks: Path | None = None, spacing_mm: Triple | None = None
+) -> Iterator[tuple[str, Anatomy, int]]:
+    """Case ids, anatomies and the seeds to paint them with, one after the other.
+
+    Args:
+        cases: how many; with `masks` at most as many as there are.
+        seed: decides everything; a case does not depend on how many there are.
+        masks: a KiTS folder (or any that `find_masks` reads) whose masks are the anatomy.
+        spacing_mm: (Z, Y, X) that masks are resampled to, None: as they are. Without masks the
+            spacing about which that of the cases is spread, None: `DEMO_SPACING`.
+
+    Raises:
+        UserError: no masks there, or one that can't be read.
+    """
+    if masks is not None:
+        for index, (case_id, file) in enumerate(islice(find_masks(masks).items(), cases)):
+            labels = read_labels(file)[0]
+            if spacing_mm is not None:
+                labels = resample_labels(labels, labels.grid.with_spacing(spacing_mm))
+            case_seed = _case_seed(seed, index)
+            yield case_id, anatomy_around(labels, case_seed), case_seed
+        return
+    for index in range(cases):
+        case_seed = _case_seed(seed, index)
+        grid = _invented_grid(spacing_mm or DEMO_SPACING, case_seed)
+        yield f"case_{index:05d}", invent_anatomy(grid, case_seed), case_seed
+
+
+def write_dataset(
+    folder: Path,
+    *,
+    cases: int,
+    seed: int,
+    masks: Path | None = None,
+    spacing_mm: Triple | None = None,
+) -> None:
+    """Write a data set in KiTS layout; arguments as for `phantom_cases`."""
+    for case_id, anatomy, case_seed in phantom_cases(
+        cases=cases, seed=seed, masks=masks, spacing_mm=spacing_mm
+    ):
+        write_case(folder, case_id, anatomy, case_seed)
+
+
+def paint_demo(
+    output: Path,
+    *,
+    masks: Path | None = None,
+    cases: int | None = None,
+    spacing_mm: Triple | None = None,
+) -> tuple[Path, Path]:
+    """Folders with painted cases for training and, a fifth of all, held out.
+
+    Args:
+        output: a folder; the two are its `raw` and `held_out`.
+        masks: as for `phantom_cases`.
+        cases: how many in all; None: `DEMO_CASES`, or all masks.
+        spacing_mm: as for `phantom_cases`.
+
+    Raises:
+        UserError: fewer than two cases, or masks as for `phantom_cases`, or the folders hold
+            cases of another demo.
+    """
+    available = DEMO_CASES if masks is None else len(find_masks(masks))
+    total = (cases or available) if masks is None else min(cases or available, available)
+    if total < 2:
+        raise UserError(
+            "--cases",
+            found=f"{total} case",
+            expected="at least two: one to train on and one that is held out",
+            remedy="ask for more cases",
+        )
+    folders = (output / "raw", output / "held_out")
+    n_training = total - max(1, total // 5)
+    named = phantom_cases(cases=total, seed=0, masks=masks, spacing_mm=spacing_mm)
+    for index, (case_id, anatomy, seed) in enumerate(console.progress(named, total, "paint")):
+        write_case(folders[index >= n_training], case_id, anatomy, seed)
+    return folders
+
+
+def _case_seed(seed: int, index: int) -> int:
+    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+
+
+def _invented_grid(spacing_mm: Triple, seed: int) -> Grid:
+    rng = np.random.default_rng([seed, 3])
+    in_plane = float(rng.uniform(0.93, 1.07))
+    z, y, x = (s * f for s, f in zip(spacing_mm, (rng.uniform(0.8, 1.2), in_plane, in_plane)))
+    extent = np.array(_EXTENT_MM) * rng.uniform((0.92, 0.97, 0.97), (1.08, 1.05, 1.05))
+    nz, ny, nx = (max(1, round(e / s)) for e, s in zip(extent, (z, y, x), strict=True))
+    ox, oy, oz = map(float, rng.uniform((-180, -180, -900), (-140, -140, -100)))
+    return Grid(shape=(nz, ny, nx), spacing=(z, y, x), origin=(ox, oy, oz))

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from small_plans import small_kidney_plan, small_tumor_plan
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from kitspipe.networks.losses import KidneyLoss, TumorLoss
+from kitspipe.networks.resunet3d import ResUNet3D
+from kitspipe.networks.vnet25d import VNet25D
+from kitspipe.planning.memory import (
+    fitting_batch,
+    kidney_kept_values,
+    kidney_parameters,
+    kidney_training_bytes,
+    tumor_kept_values,
+    tumor_parameters,
+    tumor_training_bytes,
+)
+
+KIDNEY, TUMOR = small_kidney_plan(), small_tumor_plan()
+KIDNEY_PATCH, TUMOR_PATCH = (8, 16, 24), (32, 40)
+VALUE_BYTES = 4
+
+KIDNEY_CONFIGS = [
+    replace(KIDNEY.network, **edits)
+    for edits in (
+        {},
+        {"norm": "batch", "activation": "prelu"},
+        {"norm": "none", "activation": "prelu", "dropout": 0.0},
+        {"norm": "none"},
+        {"convolutions_per_level": (2, 1, 3), "dropout": 0.0},
+        {"channels": (4, 4, 16), "target_refinement": (1, 2, 2)},
+        {
+            "levels": 4,
+            "channels": (4, 8, 16, 16),
+            "strides": ((1, 2, 2), (2, 2, 2), (2, 2, 2)),
+            "convolutions_per_level": (1, 2, 2, 1),
+        },
+    )
+]
+TUMOR_CONFIGS = [
+    replace(TUMOR.network, **edits)
+    for edits in (
+        {},
+        {"norm": "batch", "classes": 1},
+        {"norm": "none", "multi_scale": False},
+        {"squeeze_excitation": False, "channels": (3, 4, 8)},
+        {"attention_gates": False},
+        {"dilated_bottom": False},
+        {
+            "multi_scale": False,
+            "squeeze_excitation": False,
+            "attention_gates": False,
+            "dilated_bottom": False,
+        },
+        {
+            "levels": 4,
+            "channels": (4, 8, 8, 64),
+            "convolutions_per_level": (1, 2, 3, 2),
+            "slab_depth": 9,
+        },
+    )
+]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def kidney_step(config, batch_size):
+    """The kidney network with its loss, as a function, and the network."""
+    network, loss = ResUNet3D(config), KidneyLoss(KIDNEY.loss)
+    image = torch.randn(batch_size, 1, *KIDNEY_PATCH)
+    shape = [n * r for n, r in zip(KIDNEY_PATCH, config.target_refinement, strict=True)]
+    target = torch.randint(0, 2, (batch_size, *shape), dtype=torch.uint8)
+    return lambda: loss(network(image), target, 0.0), network, image
+
+
+def tumor_step(config, batch_size):
+    network, loss = VNet25D(config), TumorLoss(TUMOR.loss)
+    slab = torch.randn(batch_size, config.slab_depth, *TUMOR_PATCH)
+    target = torch.randint(0, 3, (batch_size, *TUMOR_PATCH), dtype=torch.uint8)
+    return lambda: loss(network(slab), target), network, slab
+
+
+def kept_bytes(step, network):
+    """Bytes of all storages that autograd holds after a forward pass, parameters left out."""
+    parameters = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    kept = {}
+
+    def hold(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            # The tensor stays alive here, so that no other one gets its address.
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
+        loss = step()
+    assert loss.requires_grad
+    return sum(n for n, _ in kept.values())
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts bytes of all storages made inside that are alive, and their peak."""
+
+    def __init__(self):
+        super().__init__()
+        self.live = self.peak = 0
+        self._known = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                self._add(tensor.untyped_storage())
+        return made
+
+    def _add(self, storage):
+        if storage._cdata not in self._known:
+            self._known.add(storage._cdata)
+            self.live += storage.nbytes()
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._drop, storage._cdata, storage.nbytes())
+
+    def _drop(self, key, nbytes):
+        self._known.discard(key)
+        self.live -= nbytes
+
+
+@pytest.mark.parametrize("config", KIDNEY_CONFIGS)
+def test_parameters_of_the_kidney_network_are_counted_exactly(config):
+    real = sum(p.numel() for p in ResUNet3D(config).parameters())
+    assert kidney_parameters(config) == real
+
+
+@pytest.mark.parametrize("config", TUMOR_CONFIGS)
+def test_parameters_of_the_tumor_network_are_counted_exactly(config):
+    assert tumor_parameters(config) == sum(p.numel() for p in VNet25D(config).parameters())
+
+
+@pytest.mark.parametrize("config", KIDNEY_CONFIGS)
+def test_kept_maps_of_the_kidney_network_are_what_autograd_holds(config):
+    batch_size = 2
+    step, network, _ = kidney_step(config, batch_size)
+    counted = kidney_kept_values(config, KIDNEY_PATCH) * VALUE_BYTES * batch_size
+    assert counted == pytest.approx(kept_bytes(step, network), rel=0.02)
+
+
+@pytest.mark.parametrize("config", TUMOR_CONFIGS)
+def test_kept_maps_of_the_tumor_network_are_what_autograd_holds(config):
+    batch_size = 2
+    step, network, _ = tumor_step(config, batch_size)
+    counted = tumor_kept_values(config, TUMOR_PATCH) * VALUE_BYTES * batch_size
+    assert counted == pytest.approx(kept_bytes(step, network), rel=0.02)
+
+
+STEPS = [
+    *((kidney_step, kidney_training_bytes, KIDNEY_PATCH, config) for config in KIDNEY_CONFIGS[::2]),
+    *((tumor_step, tumor_training_bytes, TUMOR_PATCH, config) for config in TUMOR_CONFIGS[::3]),
+]
+
+
+@pytest.mark.parametrize(("make_step", "bytes_of", "patch", "config"), STEPS)
+def test_a_training_step_stays_below_the_bytes_counted_and_not_far(
+    make_step, bytes_of, patch, config
+):
+    step, network, image = make_step(config, 3)
+    with LiveBytes() as measured:
+        step().backward()
+    parameter_bytes = VALUE_BYTES * sum(p.numel() for p in network.parameters())
+    peak = measured.peak + image.untyped_storage().nbytes() + parameter_bytes
+    # Without SGD's state, as no optimizer takes a step here.
+    counted = bytes_of(config, patch, 3, "sgd") - parameter_bytes
+    assert 0.98 * peak < counted < 1.25 * peak + parameter_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)],
+)
+def test_the_state_of_an_optimizer_is_what_it_holds_after_a_step(name, kind):
+    step, network, _ = tumor_step(TUMOR.network, 1)
+    momentum = {"momentum": 0.9} if name == "sgd" else {}
+    optimizer = kind(network.parameters(), lr=1e-3, **momentum)
+    step().backward()
+    optimizer.step()
+    held = sum(
+        value.numel()
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor) and value.ndim > 0
+    )
+    without_state = tumor_kept_values(TUMOR.network, TUMOR_PATCH) + 2 * 4 * math.prod(TUMOR_PATCH)
+    counted = tumor_training_bytes(TUMOR.network, TUMOR_PATCH, 1, name) // VALUE_BYTES
+    assert counted - without_state - 2 * tumor_parameters(TUMOR.network) == held
+
+
+@given(st.integers(1, 9), st.sampled_from(["adam", "sgd"]))
+def test_a_sample_more_costs_as_much_as_any_other(batch_size, optimizer):
+    network = KIDNEY.network
+    a, b, c = (
+        kidney_training_bytes(network, KIDNEY_PATCH, batch_size + more, optimizer)
+        for more in range(3)
+    )
+    assert b - a == c - b > 0
+
+
+@pytest.mark.parametrize(
+    ("budget", "most", "expected"),
+    [
+        (0, 8, 1),  # not even one fits: someone must train nevertheless
+        (129, 8, 1),
+        (130, 8, 3),  # 100 + 3 * 10 is the last that fits
+        (10**9, 8, 8),
+        (10**9, 1, 1),
+    ],
+)
+def test_the_largest_batch_that_fits_is_taken(budget, most, expected):
+    assert fitting_batch(lambda n: 100 + 10 * n if n > 2 else 129 + n, budget, most) == expected
