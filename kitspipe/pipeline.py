@@ -75,13 +75,17 @@ def fingerprint(*, data: Path, workspace: Path, plan_name: str, jobs: int | None
     from kitspipe.dataset.cases import find_dataset
     from kitspipe.planning.document import read_document, write_document
     from kitspipe.planning.fingerprint import Fingerprint, fingerprint_cases
+    from kitspipe.planning.plan import Labels
 
     place = Workspace(root=workspace, plan_name=plan_name)
     file = place.fingerprint_file
     known = (
         read_document(file, Fingerprint, made_by="kitspipe_fingerprint") if file.exists() else None
     )
-    measured = fingerprint_cases(find_dataset(data).labelled, known, jobs)
+    dataset = find_dataset(data)
+    named = dataset.label_values
+    values = Labels(cyst=3) if named is None else Labels(**named)
+    measured = fingerprint_cases(dataset.labelled, known, jobs, values)
     write_document(file, measured)
     console.summary("fingerprint", [("cases", len(measured.cases)), ("file", file)])
     return ALL_DONE

@@ -1,6 +1,6 @@
 """Anatomy that CTs are painted from: invented, or invented around a real mask.
 
-Axes (Z, Y, X); positions are mm along the grid's axes as in `surroundings.py`. Labels are those
+Axes (Z, Y, X); positions are mm along the grid's axes as in `tissues.py`. Labels are those
 of KiTS23: 1 kidney, 2 tumor, 3 cyst.
 """
 
@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from kitspipe.dataset.smooth_noise import Field, SmoothNoise
-from kitspipe.dataset.surroundings import Frame, Tissue, Tissues, surround
+from kitspipe.dataset.organs import Organs
+from kitspipe.dataset.smooth_noise import SmoothNoise
+from kitspipe.dataset.tissues import BODY_CENTRE_Y, Frame, Tissue, Tissues
+from kitspipe.dataset.torso import Torso
 from kitspipe.imaging.components import components, signed_distance
-from kitspipe.imaging.volume import Box, Grid, Triple, Volume
+from kitspipe.imaging.volume import Box, Grid, Volume
 
 KIDNEY, TUMOR, CYST = 1, 2, 3
 
@@ -200,7 +202,7 @@ def _frame_around(labels: Volume) -> Frame:
     # Scans are reconstructed to fit the patient, who then lies in the middle of them.
     half_width = float(np.clip(0.43 * grid.extent_mm[2], 145, 200))
     back = 112 + 0.2 * max(0.0, half_width - 155)
-    front = 2 * middle[1] - grid.extent_mm[1] + back - 2 * 35
+    front = 2 * middle[1] - grid.extent_mm[1] + back + 2 * BODY_CENTRE_Y
     front = float(np.clip(front, 0.62 * half_width, 0.78 * half_width))
     frame = Frame(
         grid=grid,
@@ -213,7 +215,7 @@ def _frame_around(labels: Volume) -> Frame:
     if y.size == 0:
         return frame
     _, ys, xs_mm = frame.axes
-    needed = np.hypot(ys[y] + 35, xs_mm[x]) + _FLANK_MM
+    needed = np.hypot(ys[y] - BODY_CENTRE_Y, xs_mm[x]) + _FLANK_MM
     larger = max(1.0, float((needed / frame.body_radius(ys[y], xs_mm[x])).max()))
     return Frame(
         grid=grid,
@@ -247,13 +249,17 @@ def _with_body(labels: Volume, frame: Frame, seed: int) -> Anatomy:
     for centre in _kidney_centres(labels):
         z, y, x = map(float, centre - frame.middle_mm)
         kidneys.append((z, y, x))
-    surround(tissue, frame, kidneys, seed)
+    rng = np.random.default_rng([seed, 1])
+    Torso(frame, rng).fill(tissue)
+    organs = Organs(tissue, frame, rng)
+    organs.vessels(kidneys)
+    organs.upper_abdomen()
+    organs.colon()
+    organs.small_bowel()
     return Anatomy(labels=labels, tissue=tissue)
 
 
-def _fill_kidneys(
-    tissue: Tissues, labels: Volume, frame: Frame, rng: np.random.Generator
-) -> None:
+def _fill_kidneys(tissue: Tissues, labels: Volume, frame: Frame, rng: np.random.Generator) -> None:
     """Cortex outside, between the pyramids columns of it, sinus far inside; fat around."""
     cortex_mm = float(rng.uniform(5.5, 8))
     columns = SmoothNoise(rng, frame.start_mm, frame.grid.extent_mm, 9.0)

@@ -28,7 +28,7 @@ from kitspipe.dataset.anatomy import (
 )
 from kitspipe.dataset.cases import KITS_IMAGE, find_masks
 from kitspipe.dataset.smooth_noise import Field, SmoothNoise
-from kitspipe.dataset.surroundings import Tissue
+from kitspipe.dataset.tissues import Tissue
 from kitspipe.errors import UserError
 from kitspipe.imaging.components import signed_distance
 from kitspipe.imaging.formats import read_labels, write_image, write_labels
@@ -107,14 +107,17 @@ def paint(anatomy: Anatomy, seed: int) -> Volume:
     lesions = [*_paint_lesions(anatomy, look, seed)]
     sigmas = tuple(mm / step for mm, step in zip(look.blur_mm, grid.spacing, strict=True))
     halo = math.ceil(2.5 * sigmas[0])
+    slab_depth = max(_SLAB, 4 * halo)
     hu = np.empty(grid.shape, np.int16)
-    for start in range(0, grid.shape[0], _SLAB):
-        stop = min(start + _SLAB, grid.shape[0])
+    for start in range(0, grid.shape[0], slab_depth):
+        stop = min(start + slab_depth, grid.shape[0])
         first, last = max(0, start - halo), min(grid.shape[0], stop + halo)
         slab = _sharp_slab(anatomy, look, texture, lesions, slice(first, last))
         slab += look.noise_hu / _noise_left(sigmas) * _white(slab.shape, seed, first)
         blurred = ndimage.gaussian_filter(slab, sigmas, mode="nearest", truncate=2.5)
-        hu[start:stop] = np.clip(np.rint(blurred[start - first :][: stop - start]), MINIMAL_HU, 3071)
+        hu[start:stop] = np.clip(
+            np.rint(blurred[start - first :][: stop - start]), MINIMAL_HU, 3071
+        )
     return Volume(array=hu, grid=grid)
 
 
@@ -260,10 +263,10 @@ def phantom_cases(
             case_seed = _case_seed(seed, index)
             yield case_id, anatomy_around(labels, case_seed), case_seed
         return
-    for index in range(cases):
+    for index, case_id in enumerate(_case_ids(cases, None)):
         case_seed = _case_seed(seed, index)
         grid = _invented_grid(spacing_mm or DEMO_SPACING, case_seed)
-        yield f"case_{index:05d}", invent_anatomy(grid, case_seed), case_seed
+        yield case_id, invent_anatomy(grid, case_seed), case_seed
 
 
 def write_dataset(
@@ -309,12 +312,37 @@ def paint_demo(
             expected="at least two: one to train on and one that is held out",
             remedy="ask for more cases",
         )
-    folders = (output / "raw", output / "held_out")
+    raw, held_out = output / "raw", output / "held_out"
     n_training = total - max(1, total // 5)
+    ids = _case_ids(total, masks)
+    _refuse_others(output, {raw: ids[:n_training], held_out: ids[n_training:]})
     named = phantom_cases(cases=total, seed=0, masks=masks, spacing_mm=spacing_mm)
     for index, (case_id, anatomy, seed) in enumerate(console.progress(named, total, "paint")):
-        write_case(folders[index >= n_training], case_id, anatomy, seed)
-    return folders
+        write_case(raw if index < n_training else held_out, case_id, anatomy, seed)
+    return raw, held_out
+
+
+def _case_ids(cases: int, masks: Path | None) -> list[str]:
+    if masks is not None:
+        return list(find_masks(masks))[:cases]
+    return [f"case_{index:05d}" for index in range(cases)]
+
+
+def _refuse_others(output: Path, wanted: dict[Path, list[str]]) -> None:
+    """A case that lay in both folders would be trained on and held out."""
+    others = [
+        f"{folder.name}/{case.name}"
+        for folder, ids in wanted.items()
+        for case in sorted(folder.glob("*"))
+        if case.is_dir() and case.name not in ids
+    ]
+    if others:
+        raise UserError(
+            output,
+            found=f"cases of another demo: {', '.join(others[:5])}",
+            expected="an empty folder, or one of a demo with as many cases",
+            remedy="name another folder with -o, or remove this one",
+        )
 
 
 def _case_seed(seed: int, index: int) -> int:
@@ -324,7 +352,9 @@ def _case_seed(seed: int, index: int) -> int:
 def _invented_grid(spacing_mm: Triple, seed: int) -> Grid:
     rng = np.random.default_rng([seed, 3])
     in_plane = float(rng.uniform(0.93, 1.07))
-    z, y, x = (s * f for s, f in zip(spacing_mm, (rng.uniform(0.8, 1.2), in_plane, in_plane)))
+    z, y, x = (
+        s * f for s, f in zip(spacing_mm, (rng.uniform(0.8, 1.2), in_plane, in_plane), strict=True)
+    )
     extent = np.array(_EXTENT_MM) * rng.uniform((0.92, 0.97, 0.97), (1.08, 1.05, 1.05))
     nz, ny, nx = (max(1, round(e / s)) for e, s in zip(extent, (z, y, x), strict=True))
     ox, oy, oz = map(float, rng.uniform((-180, -180, -900), (-140, -140, -100)))

@@ -92,7 +92,10 @@ def plan_dataset(
         size: how large a training.
     """
     memory_bytes = int(memory_gib * rules.GIB)
-    labels = Labels(cyst=3 if 3 in data.label_values else None)
+    named = data.cases[0].values
+    labels = msgspec.structs.replace(
+        named, cyst=named.cyst if named.cyst in data.label_values else None
+    )
     return Plan(
         name=name,
         fingerprint_sha256=sha256(data),

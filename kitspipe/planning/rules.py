@@ -6,11 +6,10 @@ Triples are (Z, Y, X).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 from kitspipe.planning.fingerprint import Fingerprint
-from kitspipe.planning.memory import kidney_training_bytes, tumor_training_bytes
+from kitspipe.planning.memory import fitting_batch, kidney_training_bytes, tumor_training_bytes
 from kitspipe.planning.plan import HUWindow, ResUNet3DConfig, VNet25DConfig
 
 T = TypeVar("T")
@@ -171,7 +170,7 @@ def tumor_network(depth: int, classes: int, size: Size) -> Choice[VNet25DConfig]
 
 def tumor_patch(data: Fingerprint, spacing: Triple, divisor: int) -> Choice[tuple[int, int]]:
     """A slice of a kidney's region."""
-    extents = data.kidneys_percentile_mm(95)
+    extents = data.kidney_percentile_mm(95)
     y, x = (
         min(
             TUMOR_PATCH_LIMIT,
@@ -188,14 +187,18 @@ def tumor_patch(data: Fingerprint, spacing: Triple, divisor: int) -> Choice[tupl
 
 def kidney_batch(network: ResUNet3DConfig, patch: Shape, most: int, memory_bytes: int) -> int:
     """Patches per step: as many as train within the memory."""
-    return _fitting(lambda n: kidney_training_bytes(network, patch, n, "adamw"), memory_bytes, most)
+    return fitting_batch(
+        lambda n: kidney_training_bytes(network, patch, n, "adamw"), memory_bytes, most
+    )
 
 
 def tumor_batch(
     network: VNet25DConfig, patch: tuple[int, int], most: int, memory_bytes: int
 ) -> int:
     """Slabs per step: as many as train within the memory."""
-    return _fitting(lambda n: tumor_training_bytes(network, patch, n, "adamw"), memory_bytes, most)
+    return fitting_batch(
+        lambda n: tumor_training_bytes(network, patch, n, "adamw"), memory_bytes, most
+    )
 
 
 def hu_window(data: Fingerprint) -> Choice[HUWindow]:
@@ -210,10 +213,6 @@ def hu_window(data: Fingerprint) -> Choice[HUWindow]:
         ),
         "percentiles 0.5 and 99.5, mean and sd of the HU of kidney, tumor and cyst, as in nnU-Net",
     )
-
-
-def _fitting(bytes_of: Callable[[int], int], budget: int, most: int) -> int:
-    return max((n for n in range(1, most + 1) if bytes_of(n) <= budget), default=1)
 
 
 def _up(number: int, divisor: int) -> int:

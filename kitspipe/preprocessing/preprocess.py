@@ -106,19 +106,19 @@ def preprocess_case(case: Case, plan: Plan, workspace: Workspace) -> Preprocesse
         return Preprocessed(case_id=case.id, made=())
     image, _ = read_image(case.image)
     labels, _ = read_labels(case.labels)
+    if not kidney_mask(labels, plan.labels).any():
+        raise UserError(
+            case.labels,
+            found="no voxel of kidney, tumor or cyst",
+            expected="at least one kidney in a training case",
+            remedy="take the case out, or mend its mask",
+        )
     for stage in missing:
         regions = (
             [kidney_arrays(image, labels, plan)]
             if stage == "kidney"
             else tumor_arrays(image, labels, plan)
         )
-        if not regions:
-            raise UserError(
-                case.labels,
-                found="no voxel of kidney, tumor or cyst",
-                expected="at least one kidney in a training case",
-                remedy="take the case out, or mend its mask",
-            )
         record = CaseRecord(
             case_id=case.id,
             key=keys[stage],

@@ -1,0 +1,255 @@
+import gzip
+
+import nibabel
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from scipy import ndimage
+from strategies import label_volumes
+
+from kitspipe.dataset import phantoms
+from kitspipe.dataset.anatomy import anatomy_around, invent_anatomy, pieces
+from kitspipe.dataset.cases import find_dataset
+from kitspipe.dataset.check import check_dataset
+from kitspipe.dataset.tissues import Tissue
+from kitspipe.errors import UserError
+from kitspipe.imaging.formats import read_image, read_labels, write_labels
+from kitspipe.imaging.header import header_for
+from kitspipe.imaging.volume import Grid, Volume
+
+COARSE = (10.0, 5.2, 5.2)
+ABDOMEN = Grid(shape=(47, 119, 121), spacing=(5.0, 2.7, 2.6))
+# Masks of KiTS whose tumors are neither tiny nor fill the kidney; three have cysts.
+REAL = ("case_00002", "case_00011", "case_00015", "case_00016", "case_00021", "case_00026")
+
+
+def best_threshold_dice(image: Volume, labels: Volume) -> float:
+    """Tumor Dice of the best single HU threshold in the label map, on either side."""
+    inside = labels.array > 0
+    hu, tumor = image.array[inside], labels.array[inside] == 2
+    order = np.argsort(hu, kind="stable")
+    hits = np.cumsum(tumor[order])
+    n = np.arange(1, hits.size + 1)
+    # Only between different HU can a threshold cut.
+    cut = np.append(np.diff(hu[order]) > 0, True)
+    below = 2 * hits / (n + hits[-1])
+    above = 2 * (hits[-1] - hits) / (hits.size - n + hits[-1])
+    return float(max(below[cut].max(), above[cut].max()))
+
+
+@pytest.fixture(scope="module")
+def painted():
+    anatomies = [invent_anatomy(ABDOMEN, seed) for seed in range(10)]
+    return [(anatomy, phantoms.paint(anatomy, seed)) for seed, anatomy in enumerate(anatomies)]
+
+
+def core(mask: np.ndarray) -> np.ndarray:
+    """The mask without its surface, which the blur mixes with what is outside."""
+    return ndimage.binary_erosion(mask)
+
+
+def test_the_best_threshold_is_found_by_hand():
+    # HU 10 and 20 are tumor, 0 and 30 are not: > 0 takes 3 with 2 hits, 2 * 2 / (3 + 2).
+    grid = Grid(shape=(1, 1, 5), spacing=(1.0, 1.0, 1.0))
+    image = Volume(array=np.array([[[0, 10, 20, 30, 10]]], np.int16), grid=grid)
+    labels = Volume(array=np.array([[[1, 2, 2, 1, 0]]], np.uint8), grid=grid)
+    assert best_threshold_dice(image, labels) == pytest.approx(0.8)
+
+
+def test_no_threshold_finds_the_tumors_of_invented_cases(painted):
+    scores = [best_threshold_dice(image, anatomy.labels) for anatomy, image in painted]
+    assert np.mean(scores) < 0.5
+
+
+def test_no_threshold_finds_the_tumors_of_real_masks(shared_data, tmp_path):
+    for case in REAL:
+        (tmp_path / case).symlink_to(shared_data / "kits_masks" / case)
+    cases = phantoms.phantom_cases(cases=6, seed=0, masks=tmp_path, spacing_mm=(5.0, 2.0, 2.0))
+    scores = [
+        best_threshold_dice(phantoms.paint(anatomy, seed), anatomy.labels)
+        for _, anatomy, seed in cases
+    ]
+    assert len(scores) == len(REAL)
+    assert np.mean(scores) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("tissue", "low", "high"),
+    [
+        (Tissue.AIR, -1024, -940),
+        (Tissue.FAT, -130, -60),
+        (Tissue.MUSCLE, 40, 80),
+        (Tissue.LIVER, 85, 130),
+        (Tissue.SPLEEN, 100, 160),
+        (Tissue.AORTA, 200, 320),
+        (Tissue.MARROW, 140, 320),
+        (Tissue.BOWEL_GAS, -1000, -600),
+    ],
+)
+def test_tissues_have_the_hu_that_they_have_in_ct(painted, tissue, low, high):
+    values = [image.array[core(anatomy.tissue == tissue)] for anatomy, image in painted]
+    assert low < np.mean(np.concatenate(values)) < high
+
+
+def test_cortex_is_brighter_than_medulla_brighter_than_sinus(painted):
+    for anatomy, image in painted:
+        cortex, medulla, sinus = (
+            np.median(image.array[anatomy.tissue == code])
+            for code in (Tissue.CORTEX, Tissue.MEDULLA, Tissue.SINUS)
+        )
+        assert cortex > medulla > sinus
+
+
+def test_some_cysts_are_as_dense_as_tumors_and_most_are_water():
+    # 24 cysts per scan: balls in a row, far apart.
+    labels = np.zeros((20, 90, 130), np.uint8)
+    labels[8:12, 3:87:10, 5:125:10] = 3
+    ball = ndimage.distance_transform_edt(labels == 0, sampling=(1, 1, 1)) <= 3
+    volume = Volume(
+        array=np.where(ball, 3, 0).astype(np.uint8),
+        grid=Grid(shape=labels.shape, spacing=(3.0, 3.0, 3.0)),
+    )
+    image = phantoms.paint(anatomy_around(volume, 1), 1)
+    means = [image.array[box.slices][core(piece)].mean() for box, piece in pieces(ball)]
+    dense = sum(45 < mean < 95 for mean in means)
+    water = sum(-10 < mean < 25 for mean in means)
+    assert dense + water == len(means) == 108
+    # Binomial of 108 with 0.35: sd 5.
+    assert 22 < dense < 54
+
+
+def test_tumors_are_uneven_and_cysts_are_not(painted):
+    uneven = {2: [], 3: []}
+    for anatomy, image in painted:
+        # Scanner noise is the same in both; cysts show it alone.
+        for label, found in uneven.items():
+            for box, piece in pieces(anatomy.labels.array == label):
+                inside = ndimage.binary_erosion(piece, iterations=2)
+                if inside.sum() > 60:
+                    found.append(image.array[box.slices][inside].std())
+    assert len(uneven[3]) >= 3
+    assert np.median(uneven[2]) > 1.3 * np.median(uneven[3])
+
+
+def test_noise_has_the_sd_of_ct_and_is_correlated():
+    # Cysts are even, so what varies in one that fills the scan is noise.
+    full = np.full((21, 61, 67), 3, np.uint8)
+    volume = Volume(array=full, grid=Grid(shape=full.shape, spacing=(2.5, 0.7, 0.8)))
+    noise = phantoms.paint(anatomy_around(volume, 0), 0).array[3:-3, 5:-5, 5:-5].astype(float)
+    noise -= noise.mean()
+    assert 9.5 < noise.std() < 20.5
+    neighbors = (noise[:, :, 1:] * noise[:, :, :-1]).mean() / noise.var()
+    assert neighbors > 0.3
+
+
+def test_the_blur_has_the_width_of_the_voxels_and_the_scanner():
+    # The step between air and body spreads over a few voxels, not more.
+    anatomy = invent_anatomy(ABDOMEN, 3)
+    image = phantoms.paint(anatomy, 3).array
+    air = ndimage.distance_transform_edt(anatomy.tissue == Tissue.AIR) > 4
+    assert image[air].max() < -850
+
+
+def test_slabs_leave_no_seams(painted):
+    # Differences of neighboring slices do not depend on where a slab ends.
+    anatomy, image = painted[0]
+    even = anatomy.tissue[1:] == anatomy.tissue[:-1]
+    steps = np.abs(np.diff(image.array.astype(float), axis=0))
+    means = np.array([step[same].mean() for step, same in zip(steps, even, strict=True)])
+    seams = np.arange(7, len(means), 8)
+    rest = np.setdiff1d(np.arange(len(means)), seams)
+    assert means[seams].mean() == pytest.approx(means[rest].mean(), rel=0.1)
+
+
+def test_painting_is_the_same_for_a_seed_and_other_for_another(painted):
+    anatomy, image = painted[0]
+    assert (phantoms.paint(anatomy, 0).array == image.array).all()
+    assert (phantoms.paint(anatomy, 1).array != image.array).mean() > 0.5
+
+
+@settings(max_examples=15)
+@given(label_volumes())
+def test_any_mask_on_any_grid_can_be_painted(labels):
+    image = phantoms.paint(anatomy_around(labels, 0), 0)
+    assert image.grid == labels.grid
+    assert image.array.dtype == np.int16
+    assert image.array.max() <= 3071
+
+
+def test_a_written_data_set_is_one_of_kits(tmp_path):
+    phantoms.write_dataset(tmp_path, cases=2, seed=4, spacing_mm=COARSE)
+    dataset = find_dataset(tmp_path)
+    assert dataset.layout == "kits"
+    assert [case.id for case in dataset.cases] == ["case_00000", "case_00001"]
+    assert [p.text for p in check_dataset(dataset, 1) if p.severity == "error"] == []
+    for case in dataset.cases:
+        stored = nibabel.load(case.image)
+        assert "".join(nibabel.aff2axcodes(stored.affine)) == "IPL"
+        assert read_image(case.image)[0].grid.close_to(read_labels(case.labels)[0].grid)
+
+
+def test_what_is_read_is_what_was_painted(tmp_path):
+    case_id, anatomy, seed = next(phantoms.phantom_cases(cases=1, seed=4, spacing_mm=COARSE))
+    phantoms.write_case(tmp_path, case_id, anatomy, seed)
+    image = read_image(tmp_path / case_id / "imaging.nii.gz")[0]
+    labels = read_labels(tmp_path / case_id / "segmentation.nii.gz")[0]
+    assert (image.array == phantoms.paint(anatomy, seed).array).all()
+    assert (labels.array == anatomy.labels.array).all()
+    assert labels.grid.close_to(anatomy.labels.grid)
+
+
+def test_cases_differ_in_shape_and_spacing_and_do_not_depend_on_their_number():
+    few, more = (
+        [anatomy for _, anatomy, _ in phantoms.phantom_cases(cases=n, seed=1, spacing_mm=COARSE)]
+        for n in (2, 4)
+    )
+    assert len({anatomy.labels.grid.spacing for anatomy in more}) == 4
+    assert all((a.tissue == b.tissue).all() for a, b in zip(few, more, strict=False))
+
+
+def test_masks_are_the_anatomy_on_the_spacing_asked_for(tmp_path):
+    labels = np.zeros((30, 40, 44), np.uint8)
+    labels[5:25, 15:25, 6:16] = 1
+    labels[5:25, 15:25, 28:38] = 1
+    labels[10:18, 15:25, 28:38] = 2
+    volume = Volume(array=labels, grid=Grid(shape=labels.shape, spacing=(4.0, 8.0, 8.0)))
+    for name in ("case_00007", "case_00003"):
+        header = header_for(volume.grid, axes="RAS")
+        write_labels(tmp_path / "masks" / name / "segmentation.nii.gz", volume, header)
+    asked = {"cases": 9, "seed": 0, "masks": tmp_path / "masks"}
+    native = list(phantoms.phantom_cases(**asked))
+    assert [case_id for case_id, _, _ in native] == ["case_00003", "case_00007"]
+    assert (native[0][1].labels.array == labels).all()
+    coarse = next(phantoms.phantom_cases(**asked, spacing_mm=(8.0, 8.0, 8.0)))[1]
+    assert coarse.labels.array.shape == (15, 40, 44)
+    assert (coarse.labels.array == labels[::2]).all()
+
+
+def test_the_demo_holds_a_fifth_of_its_cases_out(tmp_path):
+    raw, held_out = phantoms.paint_demo(tmp_path, cases=5, spacing_mm=COARSE)
+    assert [case.id for case in find_dataset(raw).cases] == [f"case_{n:05d}" for n in range(4)]
+    assert [case.id for case in find_dataset(held_out).cases] == ["case_00004"]
+
+
+def test_a_demo_of_one_case_is_refused(tmp_path):
+    with pytest.raises(UserError) as error:
+        phantoms.paint_demo(tmp_path, cases=1, spacing_mm=COARSE)
+    assert error.value.file == "--cases"
+    assert "two" in error.value.expected
+
+
+def test_a_demo_beside_another_is_refused(tmp_path):
+    phantoms.paint_demo(tmp_path, cases=3, spacing_mm=COARSE)
+    with pytest.raises(UserError) as error:
+        phantoms.paint_demo(tmp_path, cases=2, spacing_mm=COARSE)
+    assert error.value.file == str(tmp_path)
+    assert "case_00001" in error.value.found
+
+
+def test_a_broken_mask_is_named(tmp_path):
+    file = tmp_path / "case_00000" / "segmentation.nii.gz"
+    file.parent.mkdir()
+    file.write_bytes(gzip.compress(b"no mask"))
+    with pytest.raises(UserError) as error:
+        next(phantoms.phantom_cases(cases=1, seed=0, masks=tmp_path))
+    assert error.value.file == str(file)
