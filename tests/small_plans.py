@@ -45,11 +45,11 @@ WINDOW = HUWindow(low_hu=-155, high_hu=245, center_hu=45, scale_hu=200)
 
 
 def small_kidney_plan(**edits):
-    values = dict(
-        target_spacing_mm=(5.0, 5.0, 5.0),
-        patch_size=(8, 32, 32),
-        hu_window=WINDOW,
-        network=ResUNet3DConfig(
+    values = {
+        "target_spacing_mm": (5.0, 5.0, 5.0),
+        "patch_size": (8, 32, 32),
+        "hu_window": WINDOW,
+        "network": ResUNet3DConfig(
             levels=3,
             channels=(4, 8, 8),
             strides=((1, 2, 2), (2, 2, 2)),
@@ -59,26 +59,26 @@ def small_kidney_plan(**edits):
             dropout=0.1,
             target_refinement=(1, 1, 1),
         ),
-        loss=KidneyLossConfig(mu=0.33, mu_decay=0.8, mu_every=0.03, squared_denominator=False),
-        sampling=KidneySampling(margin_mm=30.0, foreground_share=0.5),
-        augmentation=AUGMENTATION,
-        schedule=SCHEDULE,
-        window_stride=(4, 16, 16),
-        window_blend="gaussian",
-        minimal_kidney_ml=5.0,
-    )
+        "loss": KidneyLossConfig(mu=0.33, mu_decay=0.8, mu_every=0.03, squared_denominator=False),
+        "sampling": KidneySampling(margin_mm=30.0, foreground_share=0.5),
+        "augmentation": AUGMENTATION,
+        "schedule": SCHEDULE,
+        "window_stride": (4, 16, 16),
+        "window_blend": "gaussian",
+        "minimal_kidney_ml": 5.0,
+    }
     return _with_why(KidneyPlan, values | edits)
 
 
 def small_tumor_plan(**edits):
-    values = dict(
-        target_spacing_mm=(5.0, 2.5, 2.5),
-        patch_size=(32, 40),
-        slab_depth=3,
-        roi_margin_mm=10.0,
-        mask_dilation_mm=3.0,
-        hu_window=WINDOW,
-        network=VNet25DConfig(
+    values = {
+        "target_spacing_mm": (5.0, 2.5, 2.5),
+        "patch_size": (32, 40),
+        "slab_depth": 3,
+        "roi_margin_mm": 10.0,
+        "mask_dilation_mm": 3.0,
+        "hu_window": WINDOW,
+        "network": VNet25DConfig(
             slab_depth=3,
             levels=3,
             channels=(4, 8, 8),
@@ -90,7 +90,7 @@ def small_tumor_plan(**edits):
             attention_gates=True,
             dilated_bottom=True,
         ),
-        loss=TumorLossConfig(
+        "loss": TumorLossConfig(
             focal_weight=1,
             dice_weight=1,
             gamma=2,
@@ -99,7 +99,7 @@ def small_tumor_plan(**edits):
             background_weight=0.1,
             prior=0.01,
         ),
-        sampling=TumorSampling(
+        "sampling": TumorSampling(
             positive_share=0.5,
             hard_share=0.3,
             hard_case_warmup=0.5,
@@ -108,12 +108,12 @@ def small_tumor_plan(**edits):
             jittered_mask_share=0.5,
             mask_jitter_mm=3.0,
         ),
-        augmentation=AUGMENTATION,
-        schedule=SCHEDULE,
-        threshold=0.5,
-        components="all",
-        minimal_tumor_ml=0.0,
-    )
+        "augmentation": AUGMENTATION,
+        "schedule": SCHEDULE,
+        "threshold": 0.5,
+        "components": "all",
+        "minimal_tumor_ml": 0.0,
+    }
     return _with_why(TumorPlan, values | edits)
 
 
@@ -135,4 +135,4 @@ def small_plan(*, kidney=None, tumor=None, cyst=3):
 
 
 def _with_why(kind, values):
-    return kind(**values, why={name: "a test" for name in values})
+    return kind(**values, why=dict.fromkeys(values, "a test"))

@@ -86,7 +86,7 @@ def anatomy_around(labels: Volume, seed: int) -> Anatomy:
             without kidneys.
         seed: decides all that is invented.
     """
-    array = labels.array
+    array = np.asarray(labels.array, np.uint8)
     known = np.where(array <= CYST, array, 0).astype(np.uint8)
     kept = Volume(array=known, grid=labels.grid)
     return _with_body(kept, _frame_around(kept), seed)
@@ -103,7 +103,7 @@ def pieces(mask: NDArray[np.bool_]) -> Iterator[tuple[Box, NDArray[np.bool_]]]:
             tuple(getattr(part, end) + first for part, first in zip(found, box.start, strict=True))
             for end in ("start", "stop")
         )
-        yield Box(start=start, stop=stop), numbered[found] == number  # type: ignore[arg-type]
+        yield Box(start=start, stop=stop), numbered[found] == number
 
 
 def _add_kidney(labels: Tissues, frame: Frame, rng: np.random.Generator, side: int) -> None:
@@ -228,9 +228,10 @@ def _frame_around(labels: Volume) -> Frame:
 
 def _kidney_centres(labels: Volume) -> list[NDArray[np.float64]]:
     """Centres (Z, Y, X) in mm from the first voxel of the two kidneys, of one, or none."""
-    kidney = labels.array == KIDNEY
+    array = np.asarray(labels.array, np.uint8)
+    kidney = array == KIDNEY
     found: list[tuple[int, NDArray[np.float64]]] = []
-    for box, mask in pieces(kidney if kidney.any() else labels.array > 0):
+    for box, mask in pieces(kidney if kidney.any() else array > 0):
         size = int(mask.sum())
         if found and size < 0.2 * found[0][0]:
             break
@@ -263,10 +264,10 @@ def _fill_kidneys(tissue: Tissues, labels: Volume, frame: Frame, rng: np.random.
     """Cortex outside, between the pyramids columns of it, sinus far inside; fat around."""
     cortex_mm = float(rng.uniform(5.5, 8))
     columns = SmoothNoise(rng, frame.start_mm, frame.grid.extent_mm, 9.0)
-    grid, axes = labels.grid, frame.axes
-    for box, _ in pieces(labels.array > 0):
+    grid, axes, array = labels.grid, frame.axes, np.asarray(labels.array, np.uint8)
+    for box, _ in pieces(array > 0):
         slices = box.dilate(_FAT_AROUND_MM, grid).clip(grid.shape).slices
-        here, part = labels.array[slices], tissue[slices]
+        here, part = array[slices], tissue[slices]
         depth = -signed_distance(here > 0, grid.spacing)
         lumps = columns.at(*(axis[s] for axis, s in zip(axes, slices, strict=True)))
         part[(here == 0) & (depth > -_FAT_AROUND_MM)] = Tissue.PERIRENAL_FAT

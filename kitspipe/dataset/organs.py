@@ -6,6 +6,8 @@ drawn with some spread; they are plausible, not measured.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -129,7 +131,7 @@ class Organs:
 def _line(*corners: Triple, step_mm: float = 2.5) -> Field:
     """Points (n, 3) in mm along a line with corners."""
     pieces: list[NDArray[np.float64]] = []
-    for a, b in zip(corners, corners[1:], strict=False):
+    for a, b in pairwise(corners):
         n = int(np.ceil(np.linalg.norm(np.subtract(b, a)) / step_mm)) + 1
         pieces.append(np.linspace(a, b, n))
     return np.concatenate(pieces).astype(np.float32)

@@ -27,10 +27,10 @@ from kitspipe.dataset.anatomy import (
     pieces,
 )
 from kitspipe.dataset.cases import KITS_IMAGE, find_masks
+from kitspipe.dataset.lesions import cyst_hu, tumor_hu
 from kitspipe.dataset.smooth_noise import Field, SmoothNoise
 from kitspipe.dataset.tissues import Tissue
 from kitspipe.errors import UserError
-from kitspipe.imaging.components import signed_distance
 from kitspipe.imaging.formats import read_labels, write_image, write_labels
 from kitspipe.imaging.header import header_for
 from kitspipe.imaging.resample import resample_labels
@@ -186,47 +186,10 @@ def _paint_lesions(anatomy: Anatomy, look: _Look, seed: int) -> Iterator[_Lesion
         for index, (box, mask) in enumerate(pieces(anatomy.labels.array == label)):
             rng = np.random.default_rng([seed, 2, label, index])
             if label == CYST:
-                hu = np.full(mask.shape, _cyst_hu(rng), np.float32)
+                hu = np.full(mask.shape, cyst_hu(rng), np.float32)
             else:
-                hu = _tumor_hu(mask, grid.crop(box), rng) * (0.7 + 0.3 * look.contrast)
+                hu = tumor_hu(mask, grid.crop(box), rng) * (0.7 + 0.3 * look.contrast)
             yield _Lesion(box=box, mask=mask, hu=hu.astype(np.float16))
-
-
-def _cyst_hu(rng: np.random.Generator) -> float:
-    """Two of three are simple, one is as dense as a tumor; all are even."""
-    return float(rng.uniform(0, 15) if rng.random() < 0.65 else rng.uniform(50, 90))
-
-
-def _tumor_hu(mask: NDArray[np.bool_], grid: Grid, rng: np.random.Generator) -> Field:
-    """One of three kinds, as the subtypes of renal cell carcinoma often look.
-
-    Clear cell: bright, uneven, necrotic inside where large. Papillary: dark, a little uneven, in
-    a capsule. Chromophobe: between, with a scar where large.
-    """
-    depth = -signed_distance(np.pad(mask, 1), grid.spacing)[1:-1, 1:-1, 1:-1]
-    largest = float(depth.max())
-    axes = [
-        (np.arange(n) * step).astype(np.float32)
-        for n, step in zip(grid.shape, grid.spacing, strict=True)
-    ]
-    fine, coarse = (
-        SmoothNoise(rng, (0.0, 0.0, 0.0), grid.extent_mm, scale).at(*axes)
-        for scale in (4.0, max(6.0, 0.4 * largest))
-    )
-    inside = depth / largest + 0.2 * coarse
-    kind = rng.choice(("clear cell", "papillary", "chromophobe"), p=(0.55, 0.2, 0.25))
-    if kind == "clear cell":
-        hu = rng.uniform(115, 160) + 20 * fine + 22 * coarse
-        if largest > 9:
-            hu = np.where(inside > rng.uniform(0.5, 0.8), rng.uniform(25, 45) + 8 * fine, hu)
-    elif kind == "papillary":
-        hu = rng.uniform(60, 92) + 12 * fine
-        hu = np.where(depth < 2.5, hu + 25, hu)
-    else:
-        hu = rng.uniform(100, 138) + 14 * fine
-        if largest > 12:
-            hu = np.where(inside > 0.88, rng.uniform(45, 65), hu)
-    return np.asarray(hu, np.float32)
 
 
 def write_case(folder: Path, case_id: str, anatomy: Anatomy, seed: int) -> None:

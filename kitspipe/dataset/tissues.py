@@ -6,7 +6,7 @@ midline: superior, posterior and left are positive.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
@@ -76,16 +76,17 @@ class Frame:
     front_mm: float = 105.0
     back_mm: float = 112.0
 
-    @property
-    def axes(self) -> tuple[Field, Field, Field]:
-        """Positions of the voxels' centres along Z, Y and X."""
+    axes: tuple[Field, Field, Field] = field(init=False, repr=False, compare=False)
+    """Positions of the voxels' centres along Z, Y and X."""
+
+    def __post_init__(self) -> None:
         z, y, x = (
             (np.arange(n) * step - middle).astype(np.float32)
             for n, step, middle in zip(
                 self.grid.shape, self.grid.spacing, self.middle_mm, strict=True
             )
         )
-        return z, y, x
+        object.__setattr__(self, "axes", (z, y, x))
 
     @property
     def start_mm(self) -> Triple:

@@ -113,7 +113,7 @@ class Torso:
         self._write(part, (radius < growth) & _ANY_FAT[part], code)
 
     def _muscles(self, slab: Tissues, z: Field) -> None:
-        psoas = 0.62 + 0.45 / (1 + np.exp(z / 30))
+        psoas = (0.62 + 0.45 / (1 + np.exp(z / 30))).astype(np.float32)
         for side in (-1, 1):
             self._column(slab, (34, 31 * side, 19, 27), Tissue.MUSCLE)
             self._column(slab, (33, 60 * side, 7, 18), Tissue.MUSCLE)

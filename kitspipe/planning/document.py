@@ -30,9 +30,12 @@ def encode(document: Document) -> bytes:
 
 def sha256(document: Document) -> str:
     """Hash of a document's content, whatever its layout on disk."""
-    # As a file gives it back: an int where a float belongs would be written without its ".0".
-    as_read = msgspec.json.decode(msgspec.json.encode(document), type=type(document))
-    return hashlib.sha256(msgspec.json.encode(as_read)).hexdigest()
+    return hashlib.sha256(msgspec.json.encode(as_read(document))).hexdigest()
+
+
+def as_read(document: D) -> D:
+    """The document as a file gives it back: an int where a float belongs has become a float."""
+    return msgspec.json.decode(msgspec.json.encode(document), type=type(document))
 
 
 def write_document(path: Path, document: Document) -> None:

@@ -11,7 +11,7 @@ import msgspec
 
 from kitspipe.errors import UserError
 from kitspipe.planning import recipes, rules
-from kitspipe.planning.document import read_document, sha256, write_document
+from kitspipe.planning.document import as_read, read_document, sha256, write_document
 from kitspipe.planning.fingerprint import Fingerprint
 from kitspipe.planning.plan import KidneyPlan, Labels, Plan, TumorPlan
 from kitspipe.planning.rules import Choice
@@ -216,6 +216,7 @@ def read_fold(
 
 def training_key(plan: Plan, stage: Stage) -> str:
     """Hash of all plan values that a trained network depends on."""
+    plan = as_read(plan)
     stage_plan = msgspec.to_builtins(plan.kidney if stage == "kidney" else plan.tumor)
     trained = {key: stage_plan[key] for key in sorted(stage_plan) if key not in _NOT_TRAINED[stage]}
     values = [stage, plan.seed, msgspec.to_builtins(plan.labels), trained]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Generic, Literal, NamedTuple, TypeVar
 
-from kitspipe.planning.fingerprint import Fingerprint
+from kitspipe.planning.fingerprint import HU_BIN, Fingerprint
 from kitspipe.planning.memory import fitting_batch, kidney_training_bytes, tumor_training_bytes
 from kitspipe.planning.plan import HUWindow, ResUNet3DConfig, VNet25DConfig
 
@@ -203,7 +203,9 @@ def tumor_batch(
 
 def hu_window(data: Fingerprint) -> Choice[HUWindow]:
     """Clip to what foreground shows, then centre and scale by it."""
-    low, high = data.foreground_percentile_hu(0.5), data.foreground_percentile_hu(99.5)
+    low = data.foreground_percentile_hu(0.5)
+    # Foreground of one HU, as a phantom may have, still needs a window.
+    high = max(data.foreground_percentile_hu(99.5), low + HU_BIN)
     return Choice(
         HUWindow(
             low_hu=low,

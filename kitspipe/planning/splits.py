@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -91,31 +90,6 @@ def make_splits(
             for validation in held_out
         )
     )
-
-
-def paper_splits(ids: Iterable[str]) -> Splits:
-    """The paper's split of KiTS19: cases 0-194 train, 195-209 validate; other numbers are left out.
-
-    Raises:
-        UserError: an id that does not end in a number, or none of either part.
-
-    Source: paper 3.1; the random 190/20 of its first stage would leak into this one's validation.
-    """
-    names = sorted(ids)
-    numbers = {name: re.search(r"(\d+)$", name) for name in names}
-    strange = [name for name, number in numbers.items() if number is None]
-    train = tuple(n for n, match in numbers.items() if match and int(match[1]) in PAPER_TRAIN)
-    validation = tuple(
-        n for n, match in numbers.items() if match and int(match[1]) in PAPER_VALIDATION
-    )
-    if strange or not train or not validation:
-        raise UserError(
-            "the data set",
-            found=f"id {strange[0]}" if strange else f"{len(train)} + {len(validation)} such cases",
-            expected="KiTS19 cases: case_00000 to case_00194 and case_00195 to case_00209",
-            remedy="use a plan with folds instead of the paper's split",
-        )
-    return Splits(folds=(Fold(train=train, validation=validation),))
 
 
 def _units(ids: Iterable[str], groups: Mapping[str, str]) -> list[tuple[str, ...]]:

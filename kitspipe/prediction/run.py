@@ -17,7 +17,7 @@ from kitspipe.networks.device import pick_device, put_on
 from kitspipe.networks.resunet3d import ResUNet3D
 from kitspipe.networks.vnet25d import VNet25D
 from kitspipe.networks.weights import load_weights
-from kitspipe.planning.plan import Plan
+from kitspipe.planning.document import sha256
 from kitspipe.planning.planner import read_plan, training_key
 from kitspipe.prediction.cascade import Cascade, Prediction, segment
 from kitspipe.workspace import STAGES, Stage, Workspace
@@ -122,16 +122,12 @@ def _record(cascade: Cascade) -> bytes:
             weights.update(tensor.cpu().contiguous().numpy().tobytes())
     content: dict[str, Any] = {
         "kitspipe": __version__,
-        "plan": _plan_sha256(cascade.plan),
+        "plan": sha256(cascade.plan),
         "weights": weights.hexdigest(),
         "kidney_networks": len(cascade.kidney),
         "tumor_networks": len(cascade.tumor),
     }
     return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
-
-
-def _plan_sha256(plan: Plan) -> str:
-    return hashlib.sha256(msgspec.json.encode(plan)).hexdigest()
 
 
 def _require_trained(place: Workspace, stage: Stage, files: Sequence[Path]) -> None:

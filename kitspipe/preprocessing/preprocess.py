@@ -20,6 +20,7 @@ from kitspipe.imaging.components import signed_distance
 from kitspipe.imaging.formats import read_image, read_labels
 from kitspipe.imaging.resample import resample_image, resample_labels
 from kitspipe.imaging.volume import Grid, Triple, Volume
+from kitspipe.planning.document import as_read
 from kitspipe.planning.fingerprint import file_sha256
 from kitspipe.planning.plan import AxisSpacing, Labels, Plan
 from kitspipe.preprocessing.rois import clean_kidneys, kidney_rois
@@ -75,6 +76,7 @@ def target_grid(target: tuple[AxisSpacing, AxisSpacing, AxisSpacing], grid: Grid
 
 def arrays_key(plan: Plan, stage: Stage, image_sha256: str, labels_sha256: str) -> str:
     """Hash of all that a case's arrays depend on: plan values and files."""
+    plan = as_read(plan)
     values: list[object] = [_ARRAYS_VERSION, stage, plan.labels, image_sha256, labels_sha256]
     if stage == "kidney":
         kidney = plan.kidney

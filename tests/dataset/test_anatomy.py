@@ -46,16 +46,17 @@ def test_every_case_has_a_tumor_that_touches_a_kidney(invented):
 
 
 def test_about_half_of_the_cases_have_cysts():
-    small = Grid(shape=(30, 60, 64), spacing=(8.0, 5.5, 5.2))
-    n = sum((invent_anatomy(small, seed).labels.array == 3).any() for seed in range(40))
-    # Binomial of 40 with 0.45: sd 3.1.
-    assert 9 <= n <= 27
+    small = Grid(shape=(16, 40, 42), spacing=(12.0, 8.0, 7.6))
+    n = sum((invent_anatomy(small, seed).labels.array == 3).any() for seed in range(24))
+    # Binomial of 24 with 0.45: mean 10.8, sd 2.4.
+    assert 4 <= n <= 18
 
 
 def test_the_organs_lie_where_they_belong(invented):
     # Y runs backward, X to the left, Z up.
     for anatomy in invented:
-        at = {code: centre_mm(anatomy.tissue == code) for code in Tissue}
+        seen = np.unique(anatomy.tissue)
+        at = {code: centre_mm(anatomy.tissue == code) for code in seen}
         assert at[Tissue.LIVER][2] < at[Tissue.CORD][2] < at[Tissue.SPLEEN][2]
         assert at[Tissue.VEIN][2] < at[Tissue.AORTA][2]
         assert at[Tissue.AORTA][1] < at[Tissue.DISC][1] < at[Tissue.CORD][1] < at[Tissue.TABLE][1]
@@ -90,8 +91,8 @@ def test_the_same_seed_gives_the_same_anatomy_and_another_another(invented):
     assert (again.labels.array != invented[1].labels.array).any()
 
 
-def test_a_finer_grid_shows_the_same_kidneys():
-    # Lesions start at a voxel and so differ; kidneys do not depend on the voxels.
+def test_a_finer_grid_shows_the_same_body():
+    # Lesions start at a voxel and so differ; organs do not depend on the voxels.
     fine = ABDOMEN.refined((1, 2, 2))
     for seed in SEEDS[:2]:
         coarse_ml, fine_ml = (
@@ -112,7 +113,7 @@ def test_tissue_of_another_shape_is_refused(invented):
         Anatomy(labels=invented[0].labels, tissue=np.zeros((1, 2, 3), np.uint8))
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(label_volumes(n_labels=5))
 def test_a_mask_stays_as_it_is_on_any_grid(labels):
     anatomy = anatomy_around(labels, 3)

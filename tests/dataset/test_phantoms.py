@@ -18,9 +18,9 @@ from kitspipe.imaging.header import header_for
 from kitspipe.imaging.volume import Grid, Volume
 
 COARSE = (10.0, 5.2, 5.2)
-ABDOMEN = Grid(shape=(47, 119, 121), spacing=(5.0, 2.7, 2.6))
-# Masks of KiTS whose tumors are neither tiny nor fill the kidney; three have cysts.
-REAL = ("case_00002", "case_00011", "case_00015", "case_00016", "case_00021", "case_00026")
+ABDOMEN = Grid(shape=(43, 107, 111), spacing=(5.5, 3.0, 2.9))
+# Masks of KiTS whose tumors are neither tiny nor fill the kidney; two have cysts.
+REAL = ("case_00011", "case_00015", "case_00021", "case_00038")
 
 
 def best_threshold_dice(image: Volume, labels: Volume) -> float:
@@ -48,6 +48,16 @@ def core(mask: np.ndarray) -> np.ndarray:
     return ndimage.binary_erosion(mask)
 
 
+def painted_balls(label: int) -> tuple[Volume, np.ndarray]:
+    """A scan with 96 balls of 24 mm of a label, and where they are."""
+    places = np.zeros((24, 90, 130), bool)
+    places[6:20:12, 6:84:10, 5:125:20] = True
+    balls = ndimage.distance_transform_edt(~places) <= 4
+    grid = Grid(shape=places.shape, spacing=(3.0, 3.0, 3.0))
+    labels = Volume(array=np.where(balls, label, 0).astype(np.uint8), grid=grid)
+    return phantoms.paint(anatomy_around(labels, 1), 1), balls
+
+
 def test_the_best_threshold_is_found_by_hand():
     # HU 10 and 20 are tumor, 0 and 30 are not: > 0 takes 3 with 2 hits, 2 * 2 / (3 + 2).
     grid = Grid(shape=(1, 1, 5), spacing=(1.0, 1.0, 1.0))
@@ -64,7 +74,7 @@ def test_no_threshold_finds_the_tumors_of_invented_cases(painted):
 def test_no_threshold_finds_the_tumors_of_real_masks(shared_data, tmp_path):
     for case in REAL:
         (tmp_path / case).symlink_to(shared_data / "kits_masks" / case)
-    cases = phantoms.phantom_cases(cases=6, seed=0, masks=tmp_path, spacing_mm=(5.0, 2.0, 2.0))
+    cases = phantoms.phantom_cases(cases=4, seed=0, masks=tmp_path, spacing_mm=(5.0, 2.5, 2.5))
     scores = [
         best_threshold_dice(phantoms.paint(anatomy, seed), anatomy.labels)
         for _, anatomy, seed in cases
@@ -101,34 +111,23 @@ def test_cortex_is_brighter_than_medulla_brighter_than_sinus(painted):
 
 
 def test_some_cysts_are_as_dense_as_tumors_and_most_are_water():
-    # 24 cysts per scan: balls in a row, far apart.
-    labels = np.zeros((20, 90, 130), np.uint8)
-    labels[8:12, 3:87:10, 5:125:10] = 3
-    ball = ndimage.distance_transform_edt(labels == 0, sampling=(1, 1, 1)) <= 3
-    volume = Volume(
-        array=np.where(ball, 3, 0).astype(np.uint8),
-        grid=Grid(shape=labels.shape, spacing=(3.0, 3.0, 3.0)),
-    )
-    image = phantoms.paint(anatomy_around(volume, 1), 1)
-    means = [image.array[box.slices][core(piece)].mean() for box, piece in pieces(ball)]
+    image, cysts = painted_balls(3)
+    means = [image.array[box.slices][core(piece)].mean() for box, piece in pieces(cysts)]
     dense = sum(45 < mean < 95 for mean in means)
     water = sum(-10 < mean < 25 for mean in means)
-    assert dense + water == len(means) == 108
-    # Binomial of 108 with 0.35: sd 5.
-    assert 22 < dense < 54
+    assert dense + water == len(means) == 96
+    # Binomial of 96 with 0.35: sd 4.7.
+    assert 20 < dense < 48
 
 
-def test_tumors_are_uneven_and_cysts_are_not(painted):
-    uneven = {2: [], 3: []}
-    for anatomy, image in painted:
-        # Scanner noise is the same in both; cysts show it alone.
-        for label, found in uneven.items():
-            for box, piece in pieces(anatomy.labels.array == label):
-                inside = ndimage.binary_erosion(piece, iterations=2)
-                if inside.sum() > 60:
-                    found.append(image.array[box.slices][inside].std())
-    assert len(uneven[3]) >= 3
-    assert np.median(uneven[2]) > 1.3 * np.median(uneven[3])
+def test_tumors_are_uneven_and_cysts_are_not():
+    # Both under the same scanner noise, which cysts show alone.
+    spread = {}
+    for label in (2, 3):
+        image, mask = painted_balls(label)
+        cores = [image.array[box.slices][core(piece)] for box, piece in pieces(mask)]
+        spread[label] = [values.std() for values in cores]
+    assert np.percentile(spread[2], 5) > np.percentile(spread[3], 95)
 
 
 def test_noise_has_the_sd_of_ct_and_is_correlated():
@@ -167,7 +166,7 @@ def test_painting_is_the_same_for_a_seed_and_other_for_another(painted):
     assert (phantoms.paint(anatomy, 1).array != image.array).mean() > 0.5
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(label_volumes())
 def test_any_mask_on_any_grid_can_be_painted(labels):
     image = phantoms.paint(anatomy_around(labels, 0), 0)
@@ -209,8 +208,8 @@ def test_cases_differ_in_shape_and_spacing_and_do_not_depend_on_their_number():
 
 def test_masks_are_the_anatomy_on_the_spacing_asked_for(tmp_path):
     labels = np.zeros((30, 40, 44), np.uint8)
-    labels[5:25, 15:25, 6:16] = 1
-    labels[5:25, 15:25, 28:38] = 1
+    labels[4:24, 15:25, 6:16] = 1
+    labels[4:24, 15:25, 28:38] = 1
     labels[10:18, 15:25, 28:38] = 2
     volume = Volume(array=labels, grid=Grid(shape=labels.shape, spacing=(4.0, 8.0, 8.0)))
     for name in ("case_00007", "case_00003"):

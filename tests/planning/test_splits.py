@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from kitspipe.errors import UserError
 from kitspipe.planning.document import read_document, write_document
-from kitspipe.planning.splits import Fold, Splits, make_splits, paper_splits
+from kitspipe.planning.splits import Fold, Splits, make_splits
 
 IDS = st.lists(st.text("abc019_", min_size=1, max_size=6), min_size=2, max_size=40, unique=True)
 KITS19 = [f"case_{number:05d}" for number in range(210)]
@@ -178,28 +178,7 @@ def test_one_fold_leaves_a_group_to_train_on():
     assert fold.validation == ("27",)
 
 
-def test_one_fold_of_kits19_is_the_papers_split():
-    assert make_splits(KITS19, 1, seed=0) == paper_splits(KITS19)
-
-
-def test_the_paper_trains_on_0_to_194_and_validates_195_to_209():
-    ids = [f"case_{number:05d}" for number in (0, 194, 195, 209, 210, 400)]
-    [fold] = paper_splits(reversed(ids)).folds
-    assert fold.train == ("case_00000", "case_00194")
-    assert fold.validation == ("case_00195", "case_00209")
-
-
-@pytest.mark.parametrize(
-    ("ids", "found"),
-    [
-        (["case_00000", "scan_b", "case_00200"], "id scan_b"),
-        (["case_00000", "case_00001"], "2 + 0"),
-        (["case_00200"], "0 + 1"),
-        ([], "0 + 0"),
-    ],
-)
-def test_ids_that_are_no_kits19_cases_are_refused(ids, found):
-    with pytest.raises(UserError) as refused:
-        paper_splits(ids)
-    assert found in refused.value.found
-    assert "folds" in refused.value.remedy
+def test_one_fold_of_kits19_trains_on_0_to_194_and_validates_195_to_209():
+    [fold] = make_splits(reversed(KITS19), 1, seed=0).folds
+    assert fold.train == tuple(f"case_{number:05d}" for number in range(195))
+    assert fold.validation == tuple(f"case_{number:05d}" for number in range(195, 210))
