@@ -262,7 +262,9 @@ def _natural(text: str) -> int:
 
 
 def _fold(text: str) -> int | str:
-    return text if text == "all" else _natural(text)
+    if text != "all" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is no fold: give a number from 0, or all")
+    return text if text == "all" else int(text)
 
 
 COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {

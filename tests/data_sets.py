@@ -26,7 +26,7 @@ def normal_histogram(mean_hu, sd_hu, voxels=100_000):
     return {int(low): int(n) for low, n in zip(lows, counts, strict=True) if n}
 
 
-def case(spacing_mm, shape, **edits):
+def case_record(spacing_mm, shape, **edits):
     """A scan with two kidneys; extents are the 5th and the 95th percentile of 40 KiTS23 masks."""
     record = CaseFingerprint(
         id="case_00000",
@@ -52,7 +52,7 @@ def case(spacing_mm, shape, **edits):
 
 def data_set(spacing_mm, shape, **edits):
     """A data set of one such scan."""
-    return Fingerprint(cases=(case(spacing_mm, shape, **edits),))
+    return Fingerprint(cases=(case_record(spacing_mm, shape, **edits),))
 
 
 def kits19_like():
@@ -60,7 +60,9 @@ def kits19_like():
     slices_mm = [mm for mm, cases in KITS19_SLICES_MM.items() for _ in range(cases)]
     return Fingerprint(
         cases=tuple(
-            case((mm, 0.78125, 0.78125), (round(410 / mm), 512, 512), id=f"case_{number:05d}")
+            case_record(
+                (mm, 0.78125, 0.78125), (round(410 / mm), 512, 512), id=f"case_{number:05d}"
+            )
             for number, mm in enumerate(slices_mm)
         )
     )

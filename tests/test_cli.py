@@ -49,8 +49,8 @@ def test_an_unknown_command_is_a_wrong_request(capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["train", "kidney", "-1"], "required: fold"),
-        (["train", "kidney", "first"], "invalid"),
+        (["train", "kidney", "-1"], "-1 is no fold"),
+        (["train", "kidney", "first"], "first is no fold: give a number from 0, or all"),
         (["preprocess"], "-d/--data"),
         (["check", "-d", "x", "-j", "0"], "0 is below 1"),
         (["plan", "--size", "huge"], "invalid choice: 'huge'"),

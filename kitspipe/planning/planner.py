@@ -91,7 +91,8 @@ def plan_dataset(
         memory_gib: memory that training may take.
         size: how large a training.
     """
-    memory_bytes = int(memory_gib * rules.GIB)
+    # A tenth is left to the device's own needs: context, workspace of convolutions.
+    memory_bytes = int(0.9 * memory_gib * rules.GIB)
     named = data.cases[0].values
     labels = msgspec.structs.replace(
         named, cyst=named.cyst if named.cyst in data.label_values else None

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 
 import numpy as np
 import pytest
+from data_sets import case_record
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -295,6 +297,20 @@ def test_merging_does_not_depend_on_order_or_grouping(measured):
     whole = Fingerprint(cases=tuple(records(measured, "abcd")))
     for a, b, c in itertools.permutations(parts):
         assert merge(merge(a, b), c) == merge(a, merge(b, c)) == whole
+
+
+@given(st.lists(st.sets(st.sampled_from("abcdefgh")), min_size=1, max_size=5))
+def test_any_parts_merge_into_their_union_whatever_their_order(parts):
+    made = [
+        Fingerprint(
+            cases=tuple(case_record((3.0, 0.7, 0.8), (90, 512, 512), id=n) for n in sorted(part))
+        )
+        for part in parts
+    ]
+    merged = functools.reduce(merge, made)
+    assert [one.id for one in merged.cases] == sorted(set().union(*parts))
+    assert functools.reduce(merge, reversed(made)) == merged
+    assert merge(merged, merged) == merged
 
 
 def test_a_case_measured_twice_with_other_results_is_refused(measured):

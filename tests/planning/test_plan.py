@@ -1,7 +1,10 @@
 import json
+import re
+from pathlib import Path
 
 import msgspec
 import pytest
+from data_sets import kits19_like
 from hypothesis import given
 from hypothesis import strategies as st
 from small_plans import small_kidney_plan, small_plan, small_tumor_plan
@@ -9,6 +12,10 @@ from small_plans import small_kidney_plan, small_plan, small_tumor_plan
 from kitspipe.errors import UserError
 from kitspipe.planning.document import encode, read_document, sha256, write_document
 from kitspipe.planning.plan import Labels, Plan
+from kitspipe.planning.planner import plan_dataset, read_plan
+from kitspipe.workspace import Workspace
+
+PAGE = Path(__file__).parents[2] / "docs" / "plan.md"
 
 
 @pytest.fixture
@@ -209,3 +216,61 @@ def test_an_edited_number_is_read_back_or_refused_with_a_message(tmp_path_factor
     assert kept == value
     write_document(file, plan)
     assert read(file) == plan
+
+
+def documented():
+    """Plan key -> its default in each column that docs/plan.md has: "auto", "paper"."""
+    found, prefixes, columns = {}, [], []
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            prefixes = re.findall(r"`(\S+)`", line) or [""]
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| key |"):
+            columns = cells
+        elif line.startswith("| `") and columns and len(cells) == len(columns):
+            for prefix in prefixes:
+                row = {
+                    name.removeprefix(f"{prefix.split('.')[0]} "): cell
+                    for name, cell in zip(columns, cells, strict=True)
+                }
+                found[f"{prefix}.{cells[0].strip('`')}".lstrip(".")] = row
+    return found
+
+
+def leaves(values, prefix=""):
+    """Plan key -> value, nested ones with dots, without the reasons."""
+    for key, value in values.items():
+        if isinstance(value, dict) and key != "why":
+            yield from leaves(value, f"{prefix}{key}.")
+        elif key != "why":
+            yield prefix + key, value
+
+
+def test_every_field_has_its_line_in_the_docs_and_no_other():
+    assert set(documented()) == {key for key, _ in leaves(msgspec.to_builtins(small_plan()))}
+
+
+def test_every_line_says_what_a_field_is_and_how_to_choose_it():
+    for row in documented().values():
+        assert min(len(row["what, unit"]), len(row["how to choose"])) > 0
+
+
+def shown(cell):
+    """The value in a cell; a cell in words has none."""
+    match = re.fullmatch(r"`(.+)`", cell)
+    return [json.loads(match[1])] if match else []
+
+
+@pytest.mark.parametrize("column", ["auto", "paper"])
+def test_defaults_in_the_docs_are_those_of_the_plans(tmp_path, column):
+    place = Workspace(root=tmp_path, plan_name="kits19_paper")
+    plan = read_plan(place) if column == "paper" else plan_dataset(kits19_like(), name="default")
+    values = dict(leaves(json.loads(msgspec.json.encode(plan))))
+    rows = documented()
+    stale = {
+        key: values[key] for key in rows if shown(rows[key][column]) not in ([], [values[key]])
+    }
+    assert stale == {}
+    in_words = {key.split(".")[-1] for key in rows if not shown(rows[key][column])}
+    measured = {"fingerprint_sha256", "low_hu", "high_hu", "center_hu", "scale_hu"}
+    assert in_words == (measured if column == "auto" else set())

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from data_sets import case, data_set, kits19_like, normal_histogram
+from data_sets import case_record, data_set, kits19_like, normal_histogram
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
@@ -102,7 +102,7 @@ def test_no_grid_is_much_finer_than_the_scan(data, size):
 
 def test_the_median_of_the_scans_counts_not_the_odd_one():
     cases = [
-        case((spacing, 0.7, 0.8), (90, 512, 512), id=name)
+        case_record((spacing, 0.7, 0.8), (90, 512, 512), id=name)
         for name, spacing in (("a", 3.0), ("b", 3.0), ("c", 30.0))
     ]
     assert rules.kidney_spacing(Fingerprint(cases=tuple(cases)), "standard").value[0] == 2.0
@@ -217,12 +217,20 @@ def test_without_memory_for_anything_the_smallest_patch_is_left():
     assert patch == network.divisor == (8, 8, 8)
 
 
-def test_the_longest_axis_gives_way_first():
-    # 52 * 2 mm, 160 * 0.7 mm, 208 * 0.8 mm: X is cut before the others.
-    network, whole = kidney_patch(CROPPED, "standard", 1000)
+@pytest.mark.parametrize(
+    ("data", "before", "after"),
+    [
+        # 52 * 2 mm, 160 * 0.7 mm, 208 * 0.8 mm: X, in steps of 8.
+        (CROPPED, (52, 160, 208), (52, 160, 200)),
+        # 64 * 2.5 mm, 160 * 0.7 mm, 208 * 0.7 mm: Z, in steps of 4, though it has fewest voxels.
+        (data_set((5.0, 0.7, 0.7), (200, 155, 203)), (64, 160, 208), (60, 160, 208)),
+    ],
+)
+def test_the_axis_that_is_longest_in_mm_gives_way_first(data, before, after):
+    network, whole = kidney_patch(data, "standard", 1000)
     needed = kidney_training_bytes(network, whole, 1, "adamw")
-    _, patch = kidney_patch(CROPPED, "standard", (needed - 1) / GIB)
-    assert (whole, patch) == ((52, 160, 208), (52, 160, 200))
+    _, patch = kidney_patch(data, "standard", (needed - 1) / GIB)
+    assert (whole, patch) == (before, after)
 
 
 @pytest.mark.parametrize(
