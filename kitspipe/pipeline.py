@@ -273,7 +273,7 @@ def demo(
     device: str,
 ) -> int:
     """Paint scans, then run the whole flow on them and score the held-out ones."""
-    from kitspipe.dataset.phantoms import paint_demo
+    from kitspipe.dataset.phantom_dataset import paint_demo
 
     raw, held_out = paint_demo(output, masks=masks, cases=cases, spacing_mm=spacing)
     if only_data:

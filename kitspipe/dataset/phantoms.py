@@ -10,36 +10,27 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from kitspipe import console
 from kitspipe.dataset.anatomy import (
     CYST,
     TUMOR,
     Anatomy,
-    anatomy_around,
-    invent_anatomy,
     pieces,
 )
-from kitspipe.dataset.cases import KITS_IMAGE, find_masks
+from kitspipe.dataset.cases import KITS_IMAGE
 from kitspipe.dataset.lesions import cyst_hu, tumor_hu
 from kitspipe.dataset.smooth_noise import Field, SmoothNoise
 from kitspipe.dataset.tissues import Tissue
-from kitspipe.errors import UserError
-from kitspipe.imaging.formats import read_labels, write_image, write_labels
+from kitspipe.imaging.formats import write_image, write_labels
 from kitspipe.imaging.header import header_for
-from kitspipe.imaging.resample import resample_labels
 from kitspipe.imaging.volume import MINIMAL_HU, Box, Grid, Triple, Volume
 
-DEMO_SPACING: Triple = (5.0, 2.6, 2.6)
-DEMO_CASES = 20
-
-_EXTENT_MM: Triple = (250.0, 330.0, 330.0)
+MASK_NAME = "segmentation.nii.gz"
 _SLAB = 8
 _TEXTURE_MM = 4.0
 
@@ -101,7 +92,8 @@ def paint(anatomy: Anatomy, seed: int) -> Volume:
     as the blur is. Worked by slab: beside the CT it needs little memory.
     """
     grid = anatomy.labels.grid
-    rng = np.random.default_rng([seed, 0])
+    # Keys from 10 on: the anatomy draws from lower ones with the same seed.
+    rng = np.random.default_rng([seed, 10])
     look = _draw_look(rng, grid)
     texture = SmoothNoise(rng, (0.0, 0.0, 0.0), grid.extent_mm, _TEXTURE_MM)
     lesions = [*_paint_lesions(anatomy, look, seed)]
@@ -166,7 +158,7 @@ def _white(shape: tuple[int, ...], seed: int, first: int) -> Field:
     """White noise of sd 1; a slice's does not depend on the slab that it is seen in."""
     noise = np.empty(shape, np.float32)
     for index, plane in enumerate(noise, start=first):
-        np.random.default_rng([seed, 1, index]).standard_normal(out=plane, dtype=np.float32)
+        np.random.default_rng([seed, 11, index]).standard_normal(out=plane, dtype=np.float32)
     return noise
 
 
@@ -184,7 +176,7 @@ def _paint_lesions(anatomy: Anatomy, look: _Look, seed: int) -> Iterator[_Lesion
     grid = anatomy.labels.grid
     for label in (TUMOR, CYST):
         for index, (box, mask) in enumerate(pieces(anatomy.labels.array == label)):
-            rng = np.random.default_rng([seed, 2, label, index])
+            rng = np.random.default_rng([seed, 12, label, index])
             if label == CYST:
                 hu = np.full(mask.shape, cyst_hu(rng), np.float32)
             else:
@@ -200,125 +192,4 @@ def write_case(folder: Path, case_id: str, anatomy: Anatomy, seed: int) -> None:
     header = header_for(anatomy.labels.grid, axes="IPL")
     place = folder / case_id
     write_image(place / f"{KITS_IMAGE}.nii.gz", paint(anatomy, seed), header)
-    write_labels(place / "segmentation.nii.gz", anatomy.labels, header)
-
-
-def phantom_cases(
-    *, cases: int, seed: int, masks: Path | None = None, spacing_mm: Triple | None = None
-) -> Iterator[tuple[str, Anatomy, int]]:
-    """Case ids, anatomies and the seeds to paint them with, one after the other.
-
-    Args:
-        cases: how many; with `masks` at most as many as there are.
-        seed: decides everything; a case does not depend on how many there are.
-        masks: a KiTS folder (or any that `find_masks` reads) whose masks are the anatomy.
-        spacing_mm: (Z, Y, X) that masks are resampled to, None: as they are. Without masks the
-            spacing about which that of the cases is spread, None: `DEMO_SPACING`.
-
-    Raises:
-        UserError: no masks there, or one that can't be read.
-    """
-    if masks is not None:
-        for index, (case_id, file) in enumerate(islice(find_masks(masks).items(), cases)):
-            labels = read_labels(file)[0]
-            if spacing_mm is not None:
-                labels = resample_labels(labels, labels.grid.with_spacing(spacing_mm))
-            case_seed = _case_seed(seed, index)
-            yield case_id, anatomy_around(labels, case_seed), case_seed
-        return
-    for index, case_id in enumerate(_case_ids(cases, None)):
-        case_seed = _case_seed(seed, index)
-        grid = _invented_grid(spacing_mm or DEMO_SPACING, case_seed)
-        yield case_id, invent_anatomy(grid, case_seed), case_seed
-
-
-def write_dataset(
-    folder: Path,
-    *,
-    cases: int,
-    seed: int,
-    masks: Path | None = None,
-    spacing_mm: Triple | None = None,
-) -> None:
-    """Write a data set in KiTS layout; arguments as for `phantom_cases`."""
-    for case_id, anatomy, case_seed in phantom_cases(
-        cases=cases, seed=seed, masks=masks, spacing_mm=spacing_mm
-    ):
-        write_case(folder, case_id, anatomy, case_seed)
-
-
-def paint_demo(
-    output: Path,
-    *,
-    masks: Path | None = None,
-    cases: int | None = None,
-    spacing_mm: Triple | None = None,
-) -> tuple[Path, Path]:
-    """Folders with painted cases for training and, a fifth of all, held out.
-
-    Args:
-        output: a folder; the two are its `raw` and `held_out`.
-        masks: as for `phantom_cases`.
-        cases: how many in all; None: `DEMO_CASES`, or all masks.
-        spacing_mm: as for `phantom_cases`.
-
-    Raises:
-        UserError: fewer than two cases, or masks as for `phantom_cases`, or the folders hold
-            cases of another demo.
-    """
-    available = DEMO_CASES if masks is None else len(find_masks(masks))
-    total = (cases or available) if masks is None else min(cases or available, available)
-    if total < 2:
-        raise UserError(
-            "--cases",
-            found=f"{total} case",
-            expected="at least two: one to train on and one that is held out",
-            remedy="ask for more cases",
-        )
-    raw, held_out = output / "raw", output / "held_out"
-    n_training = total - max(1, total // 5)
-    ids = _case_ids(total, masks)
-    _refuse_others(output, {raw: ids[:n_training], held_out: ids[n_training:]})
-    named = phantom_cases(cases=total, seed=0, masks=masks, spacing_mm=spacing_mm)
-    for index, (case_id, anatomy, seed) in enumerate(console.progress(named, total, "paint")):
-        write_case(raw if index < n_training else held_out, case_id, anatomy, seed)
-    return raw, held_out
-
-
-def _case_ids(cases: int, masks: Path | None) -> list[str]:
-    if masks is not None:
-        return list(find_masks(masks))[:cases]
-    return [f"case_{index:05d}" for index in range(cases)]
-
-
-def _refuse_others(output: Path, wanted: dict[Path, list[str]]) -> None:
-    """A case that lay in both folders would be trained on and held out."""
-    others = [
-        f"{folder.name}/{case.name}"
-        for folder, ids in wanted.items()
-        for case in sorted(folder.glob("*"))
-        if case.is_dir() and case.name not in ids
-    ]
-    if others:
-        raise UserError(
-            output,
-            found=f"cases of another demo: {', '.join(others[:5])}",
-            expected="an empty folder, or one of a demo with as many cases",
-            remedy="name another folder with -o, or remove this one",
-        )
-
-
-def _case_seed(seed: int, index: int) -> int:
-    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
-
-
-def _invented_grid(spacing_mm: Triple, seed: int) -> Grid:
-    rng = np.random.default_rng([seed, 3])
-    in_plane = float(rng.uniform(0.93, 1.07))
-    z, y, x = (
-        s * f for s, f in zip(spacing_mm, (rng.uniform(0.8, 1.2), in_plane, in_plane), strict=True)
-    )
-    extent = np.array(_EXTENT_MM) * rng.uniform((0.92, 0.97, 0.97), (1.08, 1.05, 1.05))
-    nz, ny, nx = (max(1, round(e / s)) for e, s in zip(extent, (z, y, x), strict=True))
-    ox, oy, oz = map(float, rng.uniform((-180, -180, -900), (-140, -140, -100)))
-    return Grid(shape=(nz, ny, nx), spacing=(z, y, x), origin=(ox, oy, oz))
+    write_labels(place / MASK_NAME, anatomy.labels, header)

@@ -11,6 +11,8 @@ from kitspipe.errors import UserError
 
 N = TypeVar("N", bound=nn.Module)
 
+_KINDS = ("cpu", "cuda", "mps")
+
 
 def pick_device(name: str) -> torch.device:
     """The device of that name; "auto" takes CUDA, then MPS, then the CPU.
@@ -22,16 +24,14 @@ def pick_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    # Torch knows more kinds: "meta" has no values, others fail only once they are used.
+    if name.partition(":")[0] not in _KINDS:
+        raise _no_device(name, f"none of {', '.join(_KINDS)}")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"--device {name}",
-            found=f"no such device: {str(error).splitlines()[0]}",
-            expected="auto, cpu, cuda, cuda:N or mps, as far as this machine has them",
-            remedy="leave --device out, and what is there is taken",
-        ) from None
+        raise _no_device(name, str(error).splitlines()[0]) from None
     return device
 
 
@@ -45,3 +45,12 @@ def memory_format(network: nn.Module) -> torch.memory_format:
     """Channels last, for the dimensions that the network works in."""
     is_3d = any(isinstance(module, nn.Conv3d) for module in network.modules())
     return torch.channels_last_3d if is_3d else torch.channels_last
+
+
+def _no_device(name: str, why: str) -> UserError:
+    return UserError(
+        f"--device {name}",
+        found=f"no such device: {why}",
+        expected="auto, cpu, cuda, cuda:N or mps, as far as this machine has them",
+        remedy="leave --device out, and what is there is taken",
+    )

@@ -6,6 +6,7 @@ header has one key, `kitspipe`, with all the rest, and a checksum of everything.
 
 from __future__ import annotations
 
+import errno
 import json
 import zlib
 from collections.abc import Mapping
@@ -127,7 +128,11 @@ def _write(path: Path, tensors: dict[str, Tensor], content: dict[str, Any]) -> N
     text = json.dumps(content)
     header = {_HEADER: text, _CHECKSUM: str(_checksum(text, whole))}
     with workspace.replacing(path) as temporary:
-        save_file(whole, temporary, header)
+        try:
+            save_file(whole, temporary, header)
+        except SafetensorError as error:
+            # A full disk; commands tell of an OSError without a traceback.
+            raise OSError(errno.EIO, str(error), str(path)) from None
 
 
 def _read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -18,10 +18,10 @@ Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 
 GIB = 1024**3
-KIDNEY_SLICE_PIXELS = {"standard": 256, "small": 96}
+KIDNEY_SLICE_PIXELS = {"standard": 256, "small": 64}
 KIDNEY_PATCH_PIXELS = {"standard": 256, "small": 64}
 KIDNEY_SLICES_MM = {"standard": 2.0, "small": 4.0}
-KIDNEY_CHANNELS = {"standard": (16, 32, 64, 128), "small": (8, 16, 32, 64)}
+KIDNEY_CHANNELS = {"standard": (16, 32, 64, 128), "small": (4, 16, 32, 64)}
 KIDNEY_WINDOW_SLICES = {"standard": 64, "small": 24}
 TUMOR_SLICES_MM = {"standard": 1.0, "small": 4.0}
 TUMOR_PIXEL_MM = {"standard": 0.0, "small": 1.5}

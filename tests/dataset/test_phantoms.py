@@ -1,6 +1,3 @@
-import gzip
-
-import nibabel
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,12 +6,9 @@ from strategies import label_volumes
 
 from kitspipe.dataset import phantoms
 from kitspipe.dataset.anatomy import anatomy_around, invent_anatomy, pieces
-from kitspipe.dataset.cases import find_dataset
-from kitspipe.dataset.check import check_dataset
+from kitspipe.dataset.phantom_dataset import phantom_cases
 from kitspipe.dataset.tissues import Tissue
-from kitspipe.errors import UserError
-from kitspipe.imaging.formats import read_image, read_labels, write_labels
-from kitspipe.imaging.header import header_for
+from kitspipe.imaging.formats import read_image, read_labels
 from kitspipe.imaging.volume import Grid, Volume
 
 COARSE = (10.0, 5.2, 5.2)
@@ -74,11 +68,11 @@ def test_no_threshold_finds_the_tumors_of_invented_cases(painted):
 def test_no_threshold_finds_the_tumors_of_real_masks(shared_data, tmp_path):
     for case in REAL:
         (tmp_path / case).symlink_to(shared_data / "kits_masks" / case)
-    cases = phantoms.phantom_cases(cases=4, seed=0, masks=tmp_path, spacing_mm=(5.0, 2.5, 2.5))
-    scores = [
-        best_threshold_dice(phantoms.paint(anatomy, seed), anatomy.labels)
-        for _, anatomy, seed in cases
-    ]
+    cases = phantom_cases(cases=4, seed=0, masks=tmp_path, spacing_mm=(5.0, 2.5, 2.5))
+    scores = []
+    for case in cases:
+        anatomy = case.anatomy()
+        scores.append(best_threshold_dice(phantoms.paint(anatomy, case.seed), anatomy.labels))
     assert len(scores) == len(REAL)
     assert np.mean(scores) < 0.5
 
@@ -175,80 +169,12 @@ def test_any_mask_on_any_grid_can_be_painted(labels):
     assert image.array.max() <= 3071
 
 
-def test_a_written_data_set_is_one_of_kits(tmp_path):
-    phantoms.write_dataset(tmp_path, cases=2, seed=4, spacing_mm=COARSE)
-    dataset = find_dataset(tmp_path)
-    assert dataset.layout == "kits"
-    assert [case.id for case in dataset.cases] == ["case_00000", "case_00001"]
-    assert [p.text for p in check_dataset(dataset, 1) if p.severity == "error"] == []
-    for case in dataset.cases:
-        stored = nibabel.load(case.image)
-        assert "".join(nibabel.aff2axcodes(stored.affine)) == "IPL"
-        assert read_image(case.image)[0].grid.close_to(read_labels(case.labels)[0].grid)
-
-
 def test_what_is_read_is_what_was_painted(tmp_path):
-    case_id, anatomy, seed = next(phantoms.phantom_cases(cases=1, seed=4, spacing_mm=COARSE))
-    phantoms.write_case(tmp_path, case_id, anatomy, seed)
-    image = read_image(tmp_path / case_id / "imaging.nii.gz")[0]
-    labels = read_labels(tmp_path / case_id / "segmentation.nii.gz")[0]
-    assert (image.array == phantoms.paint(anatomy, seed).array).all()
+    [case] = phantom_cases(cases=1, seed=4, spacing_mm=COARSE)
+    anatomy = case.anatomy()
+    phantoms.write_case(tmp_path, case.case_id, anatomy, case.seed)
+    image = read_image(tmp_path / case.case_id / "imaging.nii.gz")[0]
+    labels = read_labels(tmp_path / case.case_id / "segmentation.nii.gz")[0]
+    assert (image.array == phantoms.paint(anatomy, case.seed).array).all()
     assert (labels.array == anatomy.labels.array).all()
     assert labels.grid.close_to(anatomy.labels.grid)
-
-
-def test_cases_differ_in_shape_and_spacing_and_do_not_depend_on_their_number():
-    few, more = (
-        [anatomy for _, anatomy, _ in phantoms.phantom_cases(cases=n, seed=1, spacing_mm=COARSE)]
-        for n in (2, 4)
-    )
-    assert len({anatomy.labels.grid.spacing for anatomy in more}) == 4
-    assert all((a.tissue == b.tissue).all() for a, b in zip(few, more, strict=False))
-
-
-def test_masks_are_the_anatomy_on_the_spacing_asked_for(tmp_path):
-    labels = np.zeros((30, 40, 44), np.uint8)
-    labels[4:24, 15:25, 6:16] = 1
-    labels[4:24, 15:25, 28:38] = 1
-    labels[10:18, 15:25, 28:38] = 2
-    volume = Volume(array=labels, grid=Grid(shape=labels.shape, spacing=(4.0, 8.0, 8.0)))
-    for name in ("case_00007", "case_00003"):
-        header = header_for(volume.grid, axes="RAS")
-        write_labels(tmp_path / "masks" / name / "segmentation.nii.gz", volume, header)
-    asked = {"cases": 9, "seed": 0, "masks": tmp_path / "masks"}
-    native = list(phantoms.phantom_cases(**asked))
-    assert [case_id for case_id, _, _ in native] == ["case_00003", "case_00007"]
-    assert (native[0][1].labels.array == labels).all()
-    coarse = next(phantoms.phantom_cases(**asked, spacing_mm=(8.0, 8.0, 8.0)))[1]
-    assert coarse.labels.array.shape == (15, 40, 44)
-    assert (coarse.labels.array == labels[::2]).all()
-
-
-def test_the_demo_holds_a_fifth_of_its_cases_out(tmp_path):
-    raw, held_out = phantoms.paint_demo(tmp_path, cases=5, spacing_mm=COARSE)
-    assert [case.id for case in find_dataset(raw).cases] == [f"case_{n:05d}" for n in range(4)]
-    assert [case.id for case in find_dataset(held_out).cases] == ["case_00004"]
-
-
-def test_a_demo_of_one_case_is_refused(tmp_path):
-    with pytest.raises(UserError) as error:
-        phantoms.paint_demo(tmp_path, cases=1, spacing_mm=COARSE)
-    assert error.value.file == "--cases"
-    assert "two" in error.value.expected
-
-
-def test_a_demo_beside_another_is_refused(tmp_path):
-    phantoms.paint_demo(tmp_path, cases=3, spacing_mm=COARSE)
-    with pytest.raises(UserError) as error:
-        phantoms.paint_demo(tmp_path, cases=2, spacing_mm=COARSE)
-    assert error.value.file == str(tmp_path)
-    assert "case_00001" in error.value.found
-
-
-def test_a_broken_mask_is_named(tmp_path):
-    file = tmp_path / "case_00000" / "segmentation.nii.gz"
-    file.parent.mkdir()
-    file.write_bytes(gzip.compress(b"no mask"))
-    with pytest.raises(UserError) as error:
-        next(phantoms.phantom_cases(cases=1, seed=0, masks=tmp_path))
-    assert error.value.file == str(file)

@@ -3,6 +3,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from kitspipe.networks.losses import KidneyLoss, TumorLoss
 from kitspipe.planning.plan import KidneyLossConfig, TumorLossConfig
@@ -189,3 +192,61 @@ def test_certain_and_right_costs_nothing(label):
     plain = kidney_loss(squared_denominator=False)([logits] * 3, target, 0.0)
     assert plain.item() == pytest.approx(0, abs=1e-6)
     assert tumor_loss()(logits[:, :, 0], target[:, 0]).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("voxels", [1, 7, 96])
+def test_certain_and_right_costs_one_voxel_with_squares(voxels):
+    # 2 n / (n + n + 1), n voxels of kidney.
+    target = torch.zeros(1, 4, 6, 8, dtype=torch.uint8)
+    target.view(-1)[:voxels] = 1
+    logits = torch.where(target > 0, 1e4, -1e4)[:, None]
+    found = kidney_loss(squared_denominator=True)([logits], target, 0.0)
+    assert found.item() == pytest.approx(1 / (2 * voxels + 1), rel=1e-4)
+
+
+# Of 2 samples with 2 classes, 3 x 2 pixels each.
+SHAPE = (2, 2, 3, 2)
+LOGITS = hnp.arrays(np.float32, SHAPE, elements=st.floats(-3, 3, width=32))
+TARGETS = hnp.arrays(np.uint8, (2, 3, 2), elements=st.integers(0, 2))
+PIXELS = st.tuples(*(st.integers(0, size - 1) for size in SHAPE))
+
+
+@given(LOGITS, TARGETS, PIXELS, st.floats(0.5, 4), st.booleans(), st.integers(0, 1))
+def test_a_kidney_logit_that_moves_toward_its_target_costs_less(
+    logits, target, pixel, step, squared, level
+):
+    # Any level of two may move; classes are taken as slices, so g is there for all of them.
+    g = np.stack((target > 0, target > 1), axis=1)
+    levels = [torch.from_numpy(logits)[:, None].clone() for _ in range(2)]
+    loss = kidney_loss(squared_denominator=squared)
+    before = loss(levels, torch.from_numpy(g), 0.0)
+    levels[level][pixel[0], 0][pixel[1:]] += step if g[pixel] else -step
+    after = loss(levels, torch.from_numpy(g), 0.0)
+    if squared and not g[pixel[0]].any():
+        assert after == before  # an empty sample costs 1, whatever is predicted
+    else:
+        assert after < before
+
+
+@given(LOGITS, TARGETS, PIXELS, st.floats(0.5, 4), st.sampled_from([0, 0.5, 2]))
+def test_a_tumor_logit_that_moves_toward_its_target_costs_less(logits, target, pixel, step, gamma):
+    sample, class_index, y, x = pixel
+    moved = logits.copy()
+    moved[pixel] += step if target[sample, y, x] == class_index + 1 else -step
+    for weights in ({"focal_weight": 0}, {"dice_weight": 0}, {}):
+        loss = tumor_loss(gamma=gamma, **weights)
+        before = loss(torch.from_numpy(logits), torch.from_numpy(target))
+        assert loss(torch.from_numpy(moved), torch.from_numpy(target)) < before
+
+
+@given(st.permutations(range(4)), st.integers(0, 2**32 - 1), st.booleans())
+def test_the_order_of_the_batch_does_not_count(order, seed, squared):
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy(rng.normal(scale=3, size=(4, 2, 5, 3)).astype(np.float32))
+    target = torch.from_numpy(rng.integers(0, 3, (4, 5, 3)).astype(np.uint8))
+    kidney, tumor = kidney_loss(squared_denominator=squared), tumor_loss()
+    volumes, masks = logits[:, :1, None], target[:, None]
+    torch.testing.assert_close(
+        kidney([volumes[order]] * 2, masks[order], 0.0), kidney([volumes] * 2, masks, 0.0)
+    )
+    torch.testing.assert_close(tumor(logits[order], target[order]), tumor(logits, target))

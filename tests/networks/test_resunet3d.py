@@ -6,6 +6,8 @@ from kitspipe.networks.losses import KidneyLoss
 from kitspipe.networks.resunet3d import ResUNet3D
 from kitspipe.planning.plan import KidneyLossConfig, ResUNet3DConfig
 
+LOSS = KidneyLoss(KidneyLossConfig(mu=0.33, mu_decay=0.8, mu_every=0.03, squared_denominator=True))
+
 
 @pytest.fixture(autouse=True)
 def one_thread():
@@ -119,7 +121,9 @@ def test_maps_go_from_coarse_to_fine():
 def test_every_parameter_learns(norm, activation):
     torch.manual_seed(0)
     network = ResUNet3D(make_config(norm=norm, activation=activation, dropout=0.3))
-    sum((level**2).mean() for level in network(torch.randn(2, 1, 8, 16, 24))).backward()
+    target = torch.zeros(2, 8, 32, 48, dtype=torch.uint8)
+    target[:, 2:6, 10:20, 7:31] = 1
+    LOSS(network(torch.randn(2, 1, 8, 16, 24)), target, 0.0).backward()
     still = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert still == []
 
@@ -194,9 +198,6 @@ def test_one_patch_is_learned_by_heart():
         levels=2, channels=(4, 8), strides=((2, 2, 2),), convolutions_per_level=(1, 1)
     )
     network = ResUNet3D(config)
-    loss = KidneyLoss(
-        KidneyLossConfig(mu=0.33, mu_decay=0.8, mu_every=0.03, squared_denominator=True)
-    )
     optimizer = torch.optim.Adam(network.parameters(), 1e-2)
     image = torch.randn(1, 1, 8, 16, 24)
     z, y, x = np.ogrid[:8, :32, :48]
@@ -205,7 +206,7 @@ def test_one_patch_is_learned_by_heart():
     image += torch.from_numpy(ellipsoid[None, None, :, ::2, ::2].astype(np.float32))
     for step in range(60):
         optimizer.zero_grad()
-        loss(network(image), target, step / 60).backward()
+        LOSS(network(image), target, step / 60).backward()
         optimizer.step()
     predicted = network.eval().forward_finest(image)[:, 0] > 0
     overlap = 2 * (predicted & (target > 0)).sum() / (predicted.sum() + target.sum())

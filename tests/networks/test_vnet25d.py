@@ -1,4 +1,5 @@
 import math
+from itertools import product
 
 import msgspec
 import numpy as np
@@ -10,6 +11,17 @@ from kitspipe.networks.vnet25d import VNet25D
 from kitspipe.planning.plan import TumorLossConfig, VNet25DConfig
 
 SWITCHES = ("multi_scale", "squeeze_excitation", "attention_gates", "dilated_bottom")
+LOSS = TumorLoss(
+    TumorLossConfig(
+        focal_weight=1,
+        dice_weight=1,
+        gamma=2,
+        alpha=0.75,
+        foreground_weight=1,
+        background_weight=0.1,
+        prior=0.01,
+    )
+)
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +73,9 @@ OF_SWITCH = {
     "attention_gates": 2 * 1 + (2 * 1 + 1) + (1 + 1),
     "dilated_bottom": 3 * (9 * 4 * 4 + 4 + 4),
 }
+
+
+COUNTS = {"convolutions_per_level": (1, 1)}
 
 
 def count(network):
@@ -123,7 +138,8 @@ def test_every_level_has_its_shape_when_the_bottom_is_odd():
 def test_every_parameter_learns(norm):
     torch.manual_seed(3)
     network = VNet25D(make_config(norm=norm))
-    network(torch.randn(4, 5, 20, 28)).square().mean().backward()
+    target = torch.randint(0, 3, (4, 20, 28), dtype=torch.uint8)
+    LOSS(network(torch.randn(4, 5, 20, 28)), target).backward()
     still = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert still == []
 
@@ -154,6 +170,19 @@ def test_what_passes_an_open_gate_is_the_encoders():
         assert torch.equal(both[:, skip.shape[1] :], skip)
 
 
+def test_bottom_sees_all_offsets_up_to_ten_but_nine():
+    torch.manual_seed(0)
+    network, kept = VNet25D(make_config(levels=2, channels=(2, 4), norm="none", **COUNTS)), {}
+    network.bottom.register_forward_hook(
+        lambda _m, given, features: kept.update(given=given[0], features=features)
+    )
+    network(torch.randn(1, 5, 54, 58))
+    (gradient,) = torch.autograd.grad(kept["features"][0, :, 13, 14].square().sum(), kept["given"])
+    seen = gradient[0].abs().amax(dim=0).nonzero() - torch.tensor([13, 14])
+    offsets = [offset for offset in range(-10, 11) if abs(offset) != 9]
+    assert [tuple(offset) for offset in seen.tolist()] == list(product(offsets, offsets))
+
+
 def test_all_slices_of_the_slab_count():
     torch.manual_seed(0)
     slab = torch.randn(1, 5, 8, 12, requires_grad=True)
@@ -181,16 +210,7 @@ def test_one_slab_is_learned_by_heart():
     torch.manual_seed(0)
     network = VNet25D(make_config(levels=2, channels=(4, 8), convolutions_per_level=(1, 1)))
     network.set_prior(0.01)
-    config = TumorLossConfig(
-        focal_weight=1,
-        dice_weight=1,
-        gamma=2,
-        alpha=0.75,
-        foreground_weight=1,
-        background_weight=0.1,
-        prior=0.01,
-    )
-    loss, optimizer = TumorLoss(config), torch.optim.Adam(network.parameters(), 1e-2)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
     y, x = np.ogrid[:32, :40]
     tumor = (y - 10) ** 2 + (x - 14) ** 2 < 40
     cyst = (y - 22) ** 2 + (x - 29) ** 2 < 30
@@ -198,7 +218,7 @@ def test_one_slab_is_learned_by_heart():
     slab = torch.randn(1, 5, 32, 40) + target[:, None]
     for _ in range(80):
         optimizer.zero_grad()
-        loss(network(slab), target).backward()
+        LOSS(network(slab), target).backward()
         optimizer.step()
     predicted = network.eval()(slab)[0] > 0
     for found, true in zip(predicted.numpy(), (tumor, cyst), strict=True):

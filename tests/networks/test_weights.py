@@ -1,4 +1,5 @@
 import random
+import resource
 
 import pytest
 import torch
@@ -205,5 +206,21 @@ def test_what_can_not_be_saved_leaves_the_last_checkpoint(saved):
     optimizer = torch.optim.Adam(network.parameters())
     with pytest.raises(TypeError):
         save_checkpoint(saved, make_checkpoint(network, optimizer, state={"a": object()}))
+    assert saved.read_bytes() == before
+    assert [file.name for file in saved.parent.iterdir()] == [saved.name]
+
+
+@pytest.mark.parametrize("name", ["last.safetensors", "new.safetensors"])
+def test_a_full_disk_leaves_what_was_there(saved, name):
+    before, path = saved.read_bytes(), saved.with_name(name)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Writing fails after these bytes, as it does where a disk is full.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            save_weights(path, nn.Linear(100, 100), plan_sha256="cd", stage="kidney")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.filename == str(path)
     assert saved.read_bytes() == before
     assert [file.name for file in saved.parent.iterdir()] == [saved.name]
