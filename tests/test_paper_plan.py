@@ -52,6 +52,7 @@ def test_2_1_mu_starts_at_a_third_and_falls_to_80_percent_per_15_of_500_epochs(p
     assert (loss.mu, loss.mu_decay) == (0.33, 0.8)
     assert loss.mu_every * plan.kidney.schedule.epochs == pytest.approx(15)
     assert loss.squared_denominator
+    assert loss.cross_entropy_weight == 0
 
 
 def test_2_2_layers_of_2_mm_and_half_the_pixels(plan):

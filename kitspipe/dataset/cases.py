@@ -10,6 +10,15 @@ from pathlib import Path
 from typing import Literal
 
 from kitspipe.dataset.dataset_json import read_label_values
+from kitspipe.dataset.volume_files import (
+    content_of,
+    entries,
+    is_volume,
+    stem_of,
+    suffix_of,
+    volume_named,
+    volumes,
+)
 from kitspipe.errors import UserError
 from kitspipe.imaging.dicom import is_dicom
 from kitspipe.imaging.formats import IMAGE_SUFFIXES
@@ -97,7 +106,7 @@ def find_dataset(folder: Path) -> Dataset:
         )
     raise UserError(
         folder,
-        found=_content(folder),
+        found=content_of(folder),
         expected=(
             "case_*/imaging.nii.gz with segmentation.nii.gz (KiTS, also below data/ or dataset/), "
             "or dataset.json with imagesTr/CASE_0000.nii.gz and labelsTr/CASE.nii.gz (nnU-Net raw)"
@@ -119,8 +128,8 @@ def find_images(path: Path) -> list[Case]:
     if path.is_file():
         return [_file_case(path)]
     _require_folder(path)
-    kits = [path] if _volume(path, KITS_IMAGE) else _kits_folders(path)
-    images = [_image_case(folder) for folder in kits if _volume(folder, KITS_IMAGE)]
+    kits = [path] if volume_named(path, KITS_IMAGE) else _kits_folders(path)
+    images = [_image_case(folder) for folder in kits if volume_named(folder, KITS_IMAGE)]
     if not images and is_dicom(path):
         images = [Case(id=_safe_id(path.resolve().name), image=path, labels=None)]
     if not images:
@@ -128,7 +137,7 @@ def find_images(path: Path) -> list[Case]:
     if not images:
         raise UserError(
             path,
-            found=_content(path),
+            found=content_of(path),
             expected=(
                 f"CTs as {', '.join(IMAGE_SUFFIXES)} (also nnU-Net's imagesTs), KiTS folders "
                 "case_*/imaging.nii.gz, or DICOM series as folders or .zip files"
@@ -150,18 +159,18 @@ def find_masks(folder: Path) -> dict[str, Path]:
     Raises:
         UserError: nothing there, or one id for two masks.
     """
-    if folder.is_file() and _is_volume(folder):
+    if folder.is_file() and is_volume(folder):
         return {_mask_id(folder): folder}
     _require_folder(folder)
     kits = [folder] if _kits_mask(folder) else _kits_folders(folder)
     found = [(_folder_id(case), mask) for case in kits if (mask := _kits_mask(case)) is not None]
     if not found:
         labels = folder / "labelsTr"
-        found = [(_mask_id(file), file) for file in _volumes(labels if labels.is_dir() else folder)]
+        found = [(_mask_id(file), file) for file in volumes(labels if labels.is_dir() else folder)]
     if not found:
         raise UserError(
             folder,
-            found=_content(folder),
+            found=content_of(folder),
             expected=(
                 f"masks CASE or prediction_XXXXX as {', '.join(IMAGE_SUFFIXES)}, KiTS folders "
                 "case_*/segmentation.nii.gz, or nnU-Net's labelsTr"
@@ -186,23 +195,23 @@ def duplicate_ids(named: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:
 def _kits_folders(folder: Path) -> list[Path]:
     """Folders of KiTS cases; empty where none holds a KiTS file."""
     for place in (folder, *(folder / name for name in KITS_SUBFOLDERS)):
-        cases = [sub for sub in _entries(place) if sub.is_dir() and _is_kits_folder(sub)]
-        if any(_volume(case, KITS_IMAGE) or _kits_mask(case) for case in cases):
+        cases = [sub for sub in entries(place) if sub.is_dir() and _is_kits_folder(sub)]
+        if any(volume_named(case, KITS_IMAGE) or _kits_mask(case) for case in cases):
             return cases
     return []
 
 
 def _is_kits_folder(folder: Path) -> bool:
-    return folder.name.startswith("case_") or _volume(folder, KITS_IMAGE) is not None
+    return folder.name.startswith("case_") or volume_named(folder, KITS_IMAGE) is not None
 
 
 def _kits_case(folder: Path) -> Case:
-    image = _volume(folder, KITS_IMAGE) or folder / f"{KITS_IMAGE}{IMAGE_SUFFIXES[0]}"
+    image = volume_named(folder, KITS_IMAGE) or folder / f"{KITS_IMAGE}{IMAGE_SUFFIXES[0]}"
     return Case(id=_folder_id(folder), image=image, labels=_kits_mask(folder))
 
 
 def _kits_mask(folder: Path) -> Path | None:
-    return next((mask for name in KITS_MASKS if (mask := _volume(folder, name))), None)
+    return next((mask for name in KITS_MASKS if (mask := volume_named(folder, name))), None)
 
 
 def _image_case(folder: Path) -> Case:
@@ -210,12 +219,12 @@ def _image_case(folder: Path) -> Case:
 
 
 def _nnunet_cases(folder: Path) -> tuple[Case, ...]:
-    images = [(_channel_id(file, strict=True), file) for file in _volumes(folder / "imagesTr")]
-    masks = [(_safe_id(_stem(file)), file) for file in _volumes(folder / "labelsTr")]
+    images = [(_channel_id(file, strict=True), file) for file in volumes(folder / "imagesTr")]
+    masks = [(_safe_id(stem_of(file)), file) for file in volumes(folder / "labelsTr")]
     if not images and not masks:
         raise UserError(
             folder,
-            found=_content(folder),
+            found=content_of(folder),
             expected=(
                 "imagesTr/CASE_0000.EXT and labelsTr/CASE.EXT, EXT one of "
                 + ", ".join(IMAGE_SUFFIXES)
@@ -225,7 +234,7 @@ def _nnunet_cases(folder: Path) -> tuple[Case, ...]:
     first_image, first_mask = dict(reversed(images)), dict(reversed(masks))
     cases = [Case(id=name, image=file, labels=first_mask.get(name)) for name, file in images]
     for name, file in masks:
-        expected = folder / "imagesTr" / f"{_stem(file)}_0000{_suffix(file)}"
+        expected = folder / "imagesTr" / f"{stem_of(file)}_0000{suffix_of(file)}"
         # A second mask of a case (a.nii.gz, a.nrrd) stays a case of its own for check to name.
         if name not in first_image or file != first_mask[name]:
             cases.append(Case(id=name, image=first_image.get(name, expected), labels=file))
@@ -235,22 +244,22 @@ def _nnunet_cases(folder: Path) -> tuple[Case, ...]:
 def _file_case(path: Path) -> Case:
     if path.suffix.lower() == ".zip" and is_dicom(path):
         return Case(id=_safe_id(path.stem), image=path, labels=None)
-    if not _is_volume(path):
+    if not is_volume(path):
         raise UserError(
             path,
             found="a file of another kind",
             expected=f"a CT as {', '.join(IMAGE_SUFFIXES)}, or a .zip of a DICOM series",
             remedy="name such a file, or the folder of a DICOM series",
         )
-    if _stem(path) == KITS_IMAGE:
+    if stem_of(path) == KITS_IMAGE:
         return Case(id=_folder_id(path.parent), image=path, labels=None)
     return Case(id=_channel_id(path, strict=False), image=path, labels=None)
 
 
 def _flat_cases(folder: Path) -> list[Case]:
     images = []
-    for entry in _entries(folder):
-        if entry.is_file() and _is_volume(entry):
+    for entry in entries(folder):
+        if entry.is_file() and is_volume(entry):
             strict = folder.resolve().name.startswith("imagesT")
             images.append(Case(id=_channel_id(entry, strict=strict), image=entry, labels=None))
         elif (entry.is_dir() or entry.suffix.lower() == ".zip") and is_dicom(entry):
@@ -265,13 +274,13 @@ def _channel_id(file: Path, *, strict: bool) -> str:
     Outside nnU-Net's folders (not `strict`) `scan_0007` may be the seventh scan, and is a second
     channel only beside a `scan_0000`.
     """
-    stem = _stem(file)
+    stem = stem_of(file)
     match = _CHANNEL.fullmatch(stem)
     if match is None:
         return _safe_id(stem)
     if match["channel"] == "0000":
         return _safe_id(match["case"])
-    if strict or _volume(file.parent, f"{match['case']}_0000"):
+    if strict or volume_named(file.parent, f"{match['case']}_0000"):
         raise UserError(
             file,
             found=f"channel {match['channel']} of {match['case']}",
@@ -282,10 +291,10 @@ def _channel_id(file: Path, *, strict: bool) -> str:
 
 
 def _mask_id(file: Path) -> str:
-    match = _PREDICTION.fullmatch(_stem(file))
-    if _stem(file) in KITS_MASKS:
+    match = _PREDICTION.fullmatch(stem_of(file))
+    if stem_of(file) in KITS_MASKS:
         return _folder_id(file.parent)
-    return f"case_{match['number']}" if match else _safe_id(_stem(file))
+    return f"case_{match['number']}" if match else _safe_id(stem_of(file))
 
 
 def _folder_id(folder: Path) -> str:
@@ -314,40 +323,3 @@ def _require_folder(folder: Path) -> None:
             expected="a folder with CTs or masks" if folder.exists() else "an existing path",
             remedy="mend the path",
         )
-
-
-def _content(folder: Path) -> str:
-    """What a folder holds, for a message."""
-    names = [entry.name + ("/" if entry.is_dir() else "") for entry in _entries(folder)]
-    if not names:
-        return "an empty folder"
-    return f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
-
-
-def _entries(folder: Path) -> list[Path]:
-    """Entries by name, none for a missing folder; hidden ones (half-written files too) left out."""
-    if not folder.is_dir():
-        return []
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-
-
-def _volumes(folder: Path) -> list[Path]:
-    return [entry for entry in _entries(folder) if entry.is_file() and _is_volume(entry)]
-
-
-def _volume(folder: Path, stem: str) -> Path | None:
-    """The volume `stem` in a folder, in whichever format."""
-    files = (folder / f"{stem}{suffix}" for suffix in IMAGE_SUFFIXES)
-    return next((file for file in files if file.is_file()), None)
-
-
-def _is_volume(path: Path) -> bool:
-    return path.name.lower().endswith(IMAGE_SUFFIXES)
-
-
-def _suffix(path: Path) -> str:
-    return next(path.name[-len(s) :] for s in IMAGE_SUFFIXES if path.name.lower().endswith(s))
-
-
-def _stem(path: Path) -> str:
-    return path.name[: -len(_suffix(path))]

@@ -33,7 +33,7 @@ class KidneyLoss(nn.Module):
             progress: share of the training that is done, in [0, 1).
         """
         g = (target > 0).float()
-        *coarse, finest = (self._dice_loss(level[:, 0].float(), g) for level in logits)
+        *coarse, finest = (self._map_loss(level[:, 0].float(), g) for level in logits)
         mu = self.mu(progress)
         return torch.stack([*(mu * loss for loss in coarse), finest]).sum()
 
@@ -42,6 +42,14 @@ class KidneyLoss(nn.Module):
         # 0.3 / 0.1 is 3, but 2.9999999999999996 in floats.
         times = math.floor(progress / self.config.mu_every + _ROUNDING)
         return self.config.mu * self.config.mu_decay**times
+
+    def _map_loss(self, logits: Tensor, g: Tensor) -> Tensor:
+        """One map's Dice loss, plus cross-entropy where the plan weighs it."""
+        loss = self._dice_loss(logits, g)
+        if self.config.cross_entropy_weight:
+            cross_entropy = F.binary_cross_entropy_with_logits(logits, g)
+            loss = loss + self.config.cross_entropy_weight * cross_entropy
+        return loss
 
     def _dice_loss(self, logits: Tensor, g: Tensor) -> Tensor:
         """1 - Dice per sample, then the mean.

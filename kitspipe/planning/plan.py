@@ -111,6 +111,7 @@ class KidneyLossConfig(Document, frozen=True, kw_only=True):
     mu_decay: Share
     mu_every: Positive
     squared_denominator: bool
+    cross_entropy_weight: NonNegative
 
 
 class TumorLossConfig(Document, frozen=True, kw_only=True):

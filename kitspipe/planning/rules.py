@@ -18,7 +18,7 @@ Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 
 GIB = 1024**3
-KIDNEY_SLICE_PIXELS = {"standard": 256, "small": 64}
+KIDNEY_SLICE_PIXELS = {"standard": 256, "small": 96}
 KIDNEY_PATCH_PIXELS = {"standard": 256, "small": 64}
 KIDNEY_SLICES_MM = {"standard": 2.0, "small": 4.0}
 KIDNEY_CHANNELS = {"standard": (16, 32, 64, 128), "small": (4, 16, 32, 64)}

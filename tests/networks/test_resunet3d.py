@@ -6,7 +6,11 @@ from kitspipe.networks.losses import KidneyLoss
 from kitspipe.networks.resunet3d import ResUNet3D
 from kitspipe.planning.plan import KidneyLossConfig, ResUNet3DConfig
 
-LOSS = KidneyLoss(KidneyLossConfig(mu=0.33, mu_decay=0.8, mu_every=0.03, squared_denominator=True))
+LOSS = KidneyLoss(
+    KidneyLossConfig(
+        mu=0.33, mu_decay=0.8, mu_every=0.03, squared_denominator=True, cross_entropy_weight=0.0
+    )
+)
 
 
 @pytest.fixture(autouse=True)
