@@ -155,8 +155,9 @@ def _tumor_plan(
                 rules.ROI_MARGIN_MM, "the dilated mask and some surroundings, the rest is blank"
             ),
             "mask_dilation_mm": Choice(
-                rules.MASK_DILATION_MM,
-                "5 to 10 mm keep tumors in sight that the kidney stage cut short",
+                rules.MASK_DILATION_MM[size],
+                "5 to 10 mm keep tumors in sight that the kidney stage cut short; more where it is "
+                "trained for minutes only",
             ),
             "hu_window": rules.hu_window(data),
             "network": network,

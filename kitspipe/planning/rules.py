@@ -28,7 +28,7 @@ TUMOR_PIXEL_MM = {"standard": 0.0, "small": 1.5}
 TUMOR_CHANNELS = {"standard": (16, 32, 64, 128, 256), "small": (16, 32, 64)}
 TUMOR_PATCH_LIMIT = 320
 ROI_MARGIN_MM = 15.0
-MASK_DILATION_MM = 7.0
+MASK_DILATION_MM = {"standard": 7.0, "small": 10.0}
 
 
 class Choice(NamedTuple, Generic[T]):
