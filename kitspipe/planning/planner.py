@@ -162,7 +162,7 @@ def _tumor_plan(
             "hu_window": rules.hu_window(data),
             "network": network,
             "loss": recipes.tumor_loss(),
-            "sampling": recipes.tumor_sampling(),
+            "sampling": recipes.tumor_sampling(size),
             "augmentation": recipes.tumor_augmentation(),
             "schedule": recipes.tumor_schedule(size, batch),
             "threshold": Choice(0.5, "Dice loss is calibrated around one half"),

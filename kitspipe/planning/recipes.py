@@ -57,14 +57,15 @@ def kidney_sampling() -> Choice[KidneySampling]:
     )
 
 
-def tumor_sampling() -> Choice[TumorSampling]:
+def tumor_sampling(size: Size) -> Choice[TumorSampling]:
     """Tumors, hard places and the rest; masks as wrong as predicted ones."""
     return Choice(
         TumorSampling(
             positive_share=0.5,
             hard_share=0.3,
             hard_case_warmup=0.3,
-            hard_case_every=0.1,
+            # Each time costs a pass over all training cases.
+            hard_case_every=0.1 if size == "standard" else 0.3,
             hard_case_strength=2.0,
             jittered_mask_share=0.5,
             mask_jitter_mm=4.0,
@@ -113,7 +114,7 @@ def tumor_augmentation() -> Choice[AugmentationConfig]:
 
 def kidney_schedule(size: Size, batch_size: int) -> Choice[Schedule]:
     """How long the kidney stage learns."""
-    epochs, steps = (250, 250) if size == "standard" else (16, 25)
+    epochs, steps = (250, 250) if size == "standard" else (8, 50)
     return Choice(
         _schedule(epochs, steps, batch_size, 1e-3 if size == "standard" else 4e-3),
         f"{epochs} epochs of {steps} steps"
@@ -123,7 +124,7 @@ def kidney_schedule(size: Size, batch_size: int) -> Choice[Schedule]:
 
 def tumor_schedule(size: Size, batch_size: int) -> Choice[Schedule]:
     """How long the tumor stage learns."""
-    epochs, steps = (250, 250) if size == "standard" else (20, 30)
+    epochs, steps = (250, 250) if size == "standard" else (10, 50)
     return Choice(
         _schedule(epochs, steps, batch_size, 1e-3 if size == "standard" else 2e-3),
         f"{epochs} epochs of {steps} steps"

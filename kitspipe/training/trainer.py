@@ -149,7 +149,7 @@ class Trainer:
             output = self.network(image)
         loss = self.task.loss(output, target, self.progress.epoch / schedule.epochs)
         if not torch.isfinite(loss):
-            raise self._not_finite(batch, float(loss))
+            raise self._not_finite(batch, float(loss.detach()))
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if schedule.gradient_clip is not None:

@@ -365,7 +365,7 @@ def test_the_losses_are_the_papers():
 
 
 def test_sampling_shows_tumors_hard_places_and_the_rest():
-    sampling = recipes.tumor_sampling().value
+    sampling = recipes.tumor_sampling("standard").value
     rest = 1 - sampling.positive_share - sampling.hard_share
     assert min(sampling.positive_share, sampling.hard_share, rest) > 0.1
     assert sampling.hard_case_strength > 0
