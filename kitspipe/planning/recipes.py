@@ -61,7 +61,7 @@ def tumor_sampling(size: Size) -> Choice[TumorSampling]:
     """Tumors, hard places and the rest; masks as wrong as predicted ones."""
     return Choice(
         TumorSampling(
-            positive_share=0.5,
+            positive_share=0.4,
             hard_share=0.3,
             hard_case_warmup=0.3,
             # Each time costs a pass over all training cases.
@@ -70,7 +70,7 @@ def tumor_sampling(size: Size) -> Choice[TumorSampling]:
             jittered_mask_share=0.5,
             mask_jitter_mm=4.0,
         ),
-        "half of the slabs show tumor, 30 % a cyst or a false tumor; cases re-weighed by their "
+        "40 % of the slabs show tumor, 30 % a cyst or a false tumor; cases re-weighed by their "
         "errors (paper 3.4); half of the masks with a wandering border, as in prediction",
     )
 

@@ -240,12 +240,10 @@ def tumor_probability(
     Source: paper 3.1, 3.5.
     """
     mask = distance_mm <= plan.mask_dilation_mm
-    image = _pad_in_plane(
-        normalize_masked(hu, mask, plan.hu_window),
-        plan.network.divisor,
-        background_value(plan.hu_window),
-    )
     slices, height, width = hu.shape
+    image, top, left = _centered(
+        normalize_masked(hu, mask, plan.hu_window), plan, background_value(plan.hu_window)
+    )
     probability = np.zeros((plan.network.classes, *hu.shape), np.float32)
     wanted = np.flatnonzero(mask.any(axis=(1, 2)))
     reach = np.arange(plan.slab_depth) - plan.slab_depth // 2
@@ -254,7 +252,8 @@ def tumor_probability(
         slabs = image[np.clip(middles[:, None] + reach, 0, slices - 1)]
         tensor = torch.from_numpy(slabs).to(device)
         mean = _mean_probability([network(tensor) for network in networks])
-        probability[:, middles] = mean.transpose(1, 0, 2, 3)[..., :height, :width]
+        inside = mean[..., top : top + height, left : left + width]
+        probability[:, middles] = inside.transpose(1, 0, 2, 3)
     probability *= mask
     return probability
 
@@ -305,10 +304,26 @@ def _threshold(
     return mask
 
 
-def _pad_in_plane(image: NDArray[np.float32], divisor: int, fill: float) -> NDArray[np.float32]:
-    """Rows and columns added at the end up to a multiple of `divisor`."""
-    pads = [(0, 0), *((0, -n % divisor) for n in image.shape[1:])]
-    return np.pad(image, pads, constant_values=np.float32(fill))
+def _centered(
+    image: NDArray[np.float32], plan: TumorPlan, fill: float
+) -> tuple[NDArray[np.float32], int, int]:
+    """A region in the middle of a patch as training shows it, and its first row and column there.
+
+    Normalization layers see how much of a patch is blank, so a region must not come with less
+    around it than in training. A region larger than the patch is only padded to be divisible.
+    """
+    divisor = plan.network.divisor
+    pads = [
+        max(size, -(-n // divisor) * divisor) - n
+        for n, size in zip(image.shape[1:], plan.patch_size, strict=True)
+    ]
+    top, left = (pad // 2 for pad in pads)
+    padded = np.pad(
+        image,
+        [(0, 0), (top, pads[0] - top), (left, pads[1] - left)],
+        constant_values=np.float32(fill),
+    )
+    return padded, top, left
 
 
 def _warnings(kidneys: Kidneys) -> tuple[str, ...]:
