@@ -145,7 +145,8 @@ def _kidney_tally(config: ResUNet3DConfig, patch_size: tuple[int, int, int]) -> 
         tally.kept += (with_mask if k > 0 else 1) * wide * voxels[k]
         tally.parameters += wide + 1  # map
     target = voxels[0] * math.prod(config.target_refinement)
-    tally.kept += (config.levels + 1) * target  # probabilities of each map, and the truth
+    # Each map's probabilities and, for the cross-entropy, its logits; and the truth.
+    tally.kept += (2 * config.levels + 1) * target
     return tally
 
 
