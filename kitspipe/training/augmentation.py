@@ -30,7 +30,7 @@ class AugmentationParameters:
 
     Args:
         mirrored: axes to flip, counted from the end (1 is X).
-        rotation_degrees: in the axial plane, counter-clockwise seen from the feet.
+        rotation_degrees: in the axial plane, clockwise seen from the feet.
         scale: above 1 enlarges what is shown (crops), below shrinks it.
         translation: (Y, X), as a share of the patch.
         equalize: whether the histogram is flattened.
@@ -91,7 +91,7 @@ def move(
         parameters: what was drawn.
         order: 1 for images, 0 for targets and masks.
         fill: what comes in from outside.
-        voxel: (Y, X) size of this array's voxels, in voxels of the image.
+        voxel: (Y, X) size of this array's voxels, in voxels of the image or in mm.
     """
     flipped = np.flip(array, tuple(-axis for axis in parameters.mirrored))
     if not parameters.warps:
@@ -118,12 +118,13 @@ def equalized(image: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[
 
     Args:
         image: any shape.
-        inside: same shape; what is outside stays as it is. An empty mask changes nothing.
+        inside: same shape; what is outside stays as it is. An empty mask changes nothing,
+            nor does one with a single value in it, which has no range to fill.
 
     Source: paper 3.1, "histogram averaging", read as histogram equalization.
     """
     values = image[inside]
-    if values.size == 0:
+    if values.size == 0 or values.min() == values.max():
         return image
     counts, edges = np.histogram(values, _BINS)
     cumulative = np.concatenate([[0.0], np.cumsum(counts) / values.size])
@@ -153,34 +154,41 @@ class Augment(AbstractTransform):  # type: ignore[misc]
     def __call__(self, **arrays: Any) -> dict[str, Any]:
         """The same dictionary with `data`, `seg` and `mask` changed."""
         masks = arrays.get("mask")
-        images, targets = [], []
-        for index, seed in enumerate(arrays["seeds"]):
-            image, target = self._augmented(
+        changed = [
+            self._augmented(
                 arrays["data"][index],
                 arrays["seg"][index],
                 None if masks is None else masks[index],
                 seed,
             )
-            images.append(image)
-            targets.append(target)
-        return {**arrays, "data": np.stack(images), "seg": np.stack(targets)}
+            for index, seed in enumerate(arrays["seeds"])
+        ]
+        moved_masks = [mask for _, _, mask in changed if mask is not None]
+        return {
+            **arrays,
+            **({"mask": np.stack(moved_masks)} if moved_masks else {}),
+            "data": np.stack([image for image, _, _ in changed]),
+            "seg": np.stack([target for _, target, _ in changed]),
+        }
 
     def _augmented(
         self,
         image: NDArray[np.float32],
         target: NDArray[np.uint8],
-        mask: NDArray[np.bool_] | None,
+        mask: NDArray[Any] | None,
         seed: Sequence[int],
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[Any] | None]:
         parameters = draw(self._config, np.random.default_rng(seed))
         if parameters.equalize:
             # Before moving, so that what comes in from outside is no part of the histogram.
-            image = equalized(image, np.ones(image.shape, bool) if mask is None else mask)
+            inside = np.ones(image.shape, bool) if mask is None else mask.astype(bool)
+            image = equalized(image, inside)
         if parameters.blur_sigma:
             image = blurred(image, parameters.blur_sigma)
         return (
             move(image, parameters, order=1, fill=self._fill),
             move(target, parameters, order=0, fill=0, voxel=_voxel(target, image)),
+            None if mask is None else move(mask, parameters, order=0, fill=0),
         )
 
 

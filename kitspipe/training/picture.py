@@ -49,14 +49,17 @@ def draw_progress(
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     axes = figure.subplots(2, 3)
-    epochs = [record["epoch"] + 1 for record in records]
     for panel, key, name in (
         (axes[0, 0], "loss", "training loss"),
         (axes[0, 1], "dice", "validation Dice"),
         (axes[1, 0], "learning_rate", "learning rate"),
         (axes[1, 1], "seconds", "seconds per epoch"),
     ):
-        values = [np.nan if record.get(key) is None else record[key] for record in records]
+        # Epochs without a value are left out, so that the line bridges them.
+        points = [
+            (record["epoch"] + 1, record[key]) for record in records if record.get(key) is not None
+        ]
+        epochs, values = zip(*points, strict=True) if points else ((), ())
         panel.plot(epochs, values, marker="." if len(epochs) < 50 else None)
         panel.set(title=name, xlabel="epoch")
         panel.grid(alpha=0.3)

@@ -20,6 +20,23 @@ def test_a_torn_last_line_is_left_out(tmp_path):
     assert log.read() == [{"epoch": 0}]
 
 
+def test_a_line_torn_inside_a_letter_is_left_out(tmp_path):
+    log = FoldLog(tmp_path / "log.jsonl")
+    log.append({"epoch": 0})
+    with (tmp_path / "log.jsonl").open("ab") as file:
+        file.write('{"epoch": 1, "case": "é'.encode()[:-1])
+    assert log.read() == [{"epoch": 0}]
+
+
+def test_a_record_after_a_torn_line_is_not_lost(tmp_path):
+    log = FoldLog(tmp_path / "log.jsonl")
+    log.append({"epoch": 0})
+    with (tmp_path / "log.jsonl").open("ab") as file:
+        file.write(b'{"epoch": 1, "lo')
+    log.append({"epoch": 1})
+    assert log.read() == [{"epoch": 0}, {"epoch": 1}]
+
+
 def test_a_resumed_training_writes_its_epoch_once(tmp_path):
     log = FoldLog(tmp_path / "log.jsonl")
     for epoch in range(4):

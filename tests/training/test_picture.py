@@ -37,6 +37,14 @@ def test_the_picture_shows_reference_and_prediction(tmp_path):
     assert {(255, 176, 0), (60, 140, 255)} <= colors(path)
 
 
+def test_values_of_every_fifth_epoch_make_a_curve(tmp_path):
+    path = tmp_path / "progress.png"
+    records = [{"epoch": epoch, "dice": None if epoch % 5 else 0.5} for epoch in range(300)]
+    draw_progress(records, path, title="tumor fold_0", example=None)
+    # Lines are matplotlib's blue, all else of an empty picture is gray.
+    assert any(blue - red > 75 for red, _, blue in colors(path))
+
+
 def test_the_picture_can_be_drawn_before_the_first_validation(tmp_path):
     path = tmp_path / "progress.png"
     draw_progress([], path, title="tumor fold_0", example=None)
