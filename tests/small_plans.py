@@ -89,6 +89,7 @@ def small_tumor_plan(**edits):
             levels=3,
             channels=(4, 8, 8),
             convolutions_per_level=(1, 1, 1),
+            kernel_size=5,
             norm="instance",
             classes=2,
             multi_scale=True,

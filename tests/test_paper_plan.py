@@ -138,6 +138,7 @@ def test_3_2_a_vnet_on_slabs_with_all_four_modules(plan):
     network = plan.tumor.network
     assert (network.levels, network.channels) == (5, (16, 32, 64, 128, 256))
     assert network.convolutions_per_level == (1, 2, 3, 3, 3)
+    assert network.kernel_size == 5
     assert plan.tumor.slab_depth == network.slab_depth == 5
     assert network.multi_scale
     assert network.squeeze_excitation

@@ -26,7 +26,7 @@ _FAT_AROUND_MM = 5.0
 _FLANK_MM = 20.0
 _CYST_SHARE = 0.45
 # Diameters in mm: most tumors of KiTS are between 2 and 7 cm.
-_MEDIAN_TUMOR_MM, _TUMOR_SPREAD = 37.0, 0.33
+_MEDIAN_TUMOR_MM, _TUMOR_SPREAD = 40.0, 0.28
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -134,10 +134,10 @@ def _add_kidney(labels: Tissues, frame: Frame, rng: np.random.Generator, side: i
 def _add_lesions(labels: Tissues, frame: Frame, rng: np.random.Generator) -> None:
     n_tumors = int(rng.choice((1, 2, 3), p=(0.75, 0.2, 0.05)))
     first = np.exp(rng.normal(np.log(_MEDIAN_TUMOR_MM), _TUMOR_SPREAD))
-    diameters = [first, *rng.uniform(15, 40, n_tumors - 1)]
+    diameters = [first, *rng.uniform(20, 40, n_tumors - 1)]
     balls: list[tuple[NDArray[np.float64], float]] = []
     for diameter in diameters:
-        radius = float(np.clip(diameter, 18, 70)) / 2
+        radius = float(np.clip(diameter, 22, 66)) / 2
         _add_ball(labels, frame, rng, radius=radius, label=TUMOR, others=balls)
     has_cysts = rng.random() < _CYST_SHARE
     for _ in range(int(rng.integers(1, 4)) if has_cysts else 0):
@@ -165,7 +165,7 @@ def _add_ball(
         seed_point = np.array([p[i] for p, i in zip(positions, voxel, strict=True)], float)
         side = 1 if seed_point[2] > 0 else -1
         outward = _unit(seed_point - (0, -8, 56 * side) + rng.normal(0, 6, 3))
-        centre = seed_point + outward * rng.uniform(0, 0.5) * radius
+        centre = seed_point + outward * rng.uniform(0.15, 0.65) * radius
         is_clear = all(np.linalg.norm(centre - c) > radius + r + 4 for c, r in others)
         leaves_spine = side * centre[2] - radius > 22 and centre[1] + radius < 45
         if is_clear and leaves_spine:
@@ -272,7 +272,7 @@ def _fill_kidneys(tissue: Tissues, labels: Volume, frame: Frame, rng: np.random.
         lumps = columns.at(*(axis[s] for axis, s in zip(axes, slices, strict=True)))
         part[(here == 0) & (depth > -_FAT_AROUND_MM)] = Tissue.PERIRENAL_FAT
         part[here > 0] = Tissue.CORTEX
-        pyramid = (depth > cortex_mm) & (lumps < 0.7)
+        pyramid = (depth > cortex_mm) & (lumps < 0.25)
         part[(here > 0) & pyramid] = Tissue.MEDULLA
         part[(here > 0) & (depth + 2 * lumps > cortex_mm + 8)] = Tissue.SINUS
         part[here == TUMOR] = Tissue.TUMOR

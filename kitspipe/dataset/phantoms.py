@@ -37,7 +37,7 @@ _TEXTURE_MM = 4.0
 # HU without contrast, what the contrast adds, sd of the tissue's own unevenness.
 _LOOK: dict[Tissue, tuple[float, float, float]] = {
     Tissue.AIR: (-1000, 0, 0),
-    Tissue.TABLE: (-60, 0, 0),
+    Tissue.TABLE: (60, 0, 0),
     Tissue.FOAM: (-930, 0, 0),
     Tissue.SKIN: (10, 10, 5),
     Tissue.FAT: (-105, 0, 5),
@@ -61,7 +61,7 @@ _LOOK: dict[Tissue, tuple[float, float, float]] = {
     Tissue.BOWEL_GAS: (-920, 0, 0),
     Tissue.CORTEX: (35, 160, 6),
     Tissue.MEDULLA: (33, 77, 8),
-    Tissue.SINUS: (12, 10, 28),
+    Tissue.SINUS: (-20, 10, 28),
     Tissue.TUMOR: (35, 70, 15),
     Tissue.CYST: (8, 0, 0),
 }
@@ -128,7 +128,7 @@ def _draw_look(rng: np.random.Generator, grid: Grid) -> _Look:
         mean_hu=mean,
         uneven_hu=uneven,
         contrast=contrast,
-        noise_hu=float(rng.uniform(10, 20)),
+        noise_hu=float(rng.uniform(10, 17)),
         blur_mm=(z, y, x),
     )
 

@@ -16,6 +16,7 @@ _SLAB = 8
 _SKIN_MM = 2.0
 _VERTEBRA_MM, _DISC_MM = 36.0, 8.0
 _RIB_SPACING_MM, _RIB_SLOPE = 34.0, 0.45
+_RIB_HEADS_MM = 32.0
 _ANY_FAT = any_of(Tissue.VISCERAL_FAT, Tissue.PERIRENAL_FAT, Tissue.FAT)
 _UNLABELLED = ~any_of(*LABELLED)
 
@@ -81,7 +82,8 @@ class Torso:
         y = self._y[None]
         along = np.mod(z - _RIB_SLOPE * y + _RIB_SPACING_MM * self._phase[1], _RIB_SPACING_MM)
         height = np.abs(along - _RIB_SPACING_MM / 2)
-        seen = (height < 7) & (z > 25 - 0.9 * (y + 20)) & (y > -105) & (y < 55)
+        beside_spine = np.abs(self._x)[None] > _RIB_HEADS_MM
+        seen = (height < 7) & (z > 25 - 0.9 * (y + 20)) & (y > -105) & (y < 55) & beside_spine
         inner = self._wall - depth
         off_centre = np.hypot(height, 1.3 * (inner - 6))
         self._write(slab, seen & (off_centre < 6.5) & (slab == Tissue.MUSCLE), Tissue.BONE)

@@ -31,8 +31,6 @@ from kitspipe.networks.blocks import (
 )
 from kitspipe.planning.plan import VNet25DConfig
 
-_KERNEL = 5
-
 
 class VNet25D(nn.Module):
     """A 2D V-Net over slabs, slices as channels.
@@ -47,11 +45,12 @@ class VNet25D(nn.Module):
         self.config = config
         make = Convolutions(2, config.norm, "prelu")
         widths, counts = config.channels, config.convolutions_per_level
+        kernel = config.kernel_size
         inputs = (config.slab_depth, *widths[1:])
         bottom = len(widths) - 1
 
         self.encoder = nn.ModuleList(
-            ResidualBlock(inputs[k], widths[k], kernel=_KERNEL, count=counts[k], make=make)
+            ResidualBlock(inputs[k], widths[k], kernel=kernel, count=counts[k], make=make)
             for k in range(config.levels)
         )
         self.down = nn.ModuleList(make.down(widths[k], widths[k + 1], 2) for k in range(bottom))
@@ -67,7 +66,7 @@ class VNet25D(nn.Module):
                 self.gates.append(AttentionGate(widths[k]))
             self.decoder.append(
                 ResidualBlock(
-                    2 * widths[k], 2 * widths[k], kernel=_KERNEL, count=counts[k], make=make
+                    2 * widths[k], 2 * widths[k], kernel=kernel, count=counts[k], make=make
                 )
             )
         self.head = nn.Conv2d(2 * widths[0], config.classes, 1)

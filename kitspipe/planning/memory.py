@@ -24,7 +24,7 @@ _STATES = {"adam": 2, "adamw": 2, "sgd": 1}
 _KIDNEY_GRADIENTS, _TUMOR_GRADIENTS = 9, 2
 """Gradients that live beside all kept maps when the backward pass begins, in maps as large as
 those of the first encoder level. Measured, see the test of peaks."""
-_KIDNEY_KERNEL, _TUMOR_KERNEL = 3**3, 5**2
+_KIDNEY_KERNEL = 3**3
 _SE_RATIO, _SE_FLOOR = 16, 4
 _DILATED = 3
 _TUMOR_LOSS_MAPS = 12
@@ -112,9 +112,9 @@ class _Tally:
             incoming = inputs if index == 0 else outputs
             self.finished(incoming, outputs, kernel, voxels, goes_on=index < count - 1)
 
-    def residual_block(self, inputs: int, width: int, count: int, voxels: int) -> None:
+    def residual_block(self, inputs: int, width: int, kernel: int, count: int, voxels: int) -> None:
         """`ResidualBlock`, what comes in counted before."""
-        self.series(inputs, width, _TUMOR_KERNEL, count, voxels)
+        self.series(inputs, width, kernel, count, voxels)
         self.parameters += width + (inputs != width) * inputs * width
         self.kept += 2 * width * voxels  # the sum, and its activation
 
@@ -153,12 +153,13 @@ def _kidney_tally(config: ResUNet3DConfig, patch_size: tuple[int, int, int]) -> 
 def _tumor_tally(config: VNet25DConfig, patch_size: tuple[int, int]) -> _Tally:
     tally = _Tally(config.norm, "prelu")
     widths, counts = config.channels, config.convolutions_per_level
+    kernel = config.kernel_size**2
     pixels = [math.prod(patch_size) // 4**k for k in range(config.levels)]
     tally.kept += config.slab_depth * pixels[0]
-    tally.residual_block(config.slab_depth, widths[0], counts[0], pixels[0])
+    tally.residual_block(config.slab_depth, widths[0], kernel, counts[0], pixels[0])
     for k in range(1, config.levels):
         _count_arrival(tally, config, k, pixels[k])
-        tally.residual_block(widths[k], widths[k], counts[k], pixels[k])
+        tally.residual_block(widths[k], widths[k], kernel, counts[k], pixels[k])
     if config.dilated_bottom:
         tally.series(widths[-1], widths[-1], 3**2, _DILATED, pixels[-1])
         tally.kept += widths[-1] * pixels[-1]
@@ -170,7 +171,7 @@ def _tumor_tally(config: VNet25DConfig, patch_size: tuple[int, int]) -> _Tally:
             tally.parameters += 2 * width * hidden + 2 * hidden + 1
             tally.kept += (hidden + 1) * pixels[k]
         tally.kept += 2 * width * pixels[k]  # upsampled and skip, joined
-        tally.residual_block(2 * width, 2 * width, counts[k], pixels[k])
+        tally.residual_block(2 * width, 2 * width, kernel, counts[k], pixels[k])
         below = 2 * width
     tally.parameters += (below + 1) * config.classes
     tally.kept += _TUMOR_LOSS_MAPS * config.classes * pixels[0]

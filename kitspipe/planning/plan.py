@@ -81,6 +81,7 @@ class VNet25DConfig(Document, frozen=True, kw_only=True):
     levels: Annotated[int, Meta(ge=2, le=7)]
     channels: tuple[Count, ...]
     convolutions_per_level: tuple[Count, ...]
+    kernel_size: Count
     norm: Norm
     classes: Annotated[int, Meta(ge=1, le=2)]
     multi_scale: bool
@@ -91,6 +92,8 @@ class VNet25DConfig(Document, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         _check_length("channels", self.channels, self.levels)
         _check_length("convolutions_per_level", self.convolutions_per_level, self.levels)
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size {self.kernel_size} is even: a kernel needs a middle")
         if self.slab_depth % 2 == 0:
             raise ValueError(f"slab_depth {self.slab_depth} is even: a slab needs a middle slice")
 

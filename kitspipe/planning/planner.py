@@ -116,7 +116,6 @@ def _kidney_plan(data: Fingerprint, memory_bytes: int, size: rules.Size) -> Kidn
     batch = rules.kidney_batch(
         network.value, patch.value, recipes.KIDNEY_BATCH_AT_MOST, memory_bytes
     )
-    z, y, x = (max(1, side // 2) for side in patch.value)
     return _with_reasons(
         KidneyPlan,
         {
@@ -128,7 +127,7 @@ def _kidney_plan(data: Fingerprint, memory_bytes: int, size: rules.Size) -> Kidn
             "sampling": recipes.kidney_sampling(),
             "augmentation": recipes.kidney_augmentation(),
             "schedule": recipes.kidney_schedule(size, batch),
-            "window_stride": Choice((z, y, x), "half a patch: every voxel is near some middle"),
+            "window_stride": rules.window_stride(patch.value, size),
             "window_blend": Choice("gaussian", "windows fade to their borders, no seams"),
             "minimal_kidney_ml": Choice(10.0, "what is smaller is no kidney (KiTS23, 2nd place)"),
         },

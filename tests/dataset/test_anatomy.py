@@ -64,6 +64,16 @@ def test_the_organs_lie_where_they_belong(invented):
         assert at[Tissue.LUNG][0] > at[Tissue.LIVER][0]
 
 
+def test_ribs_end_beside_the_spine(invented):
+    # Behind the spinal canal only the spine's own bone lies, no arc from side to side.
+    for anatomy in invented:
+        cord = centre_mm(anatomy.tissue == Tissue.CORD)
+        bone = np.argwhere(np.isin(anatomy.tissue, (Tissue.BONE, Tissue.MARROW)))
+        place = bone * ABDOMEN.spacing - cord
+        behind = place[(np.abs(place[:, 2]) < 25) & (place[:, 1] > 42)]
+        assert len(behind) == 0
+
+
 def test_gas_lies_in_front_of_stool(invented):
     gas = np.mean([centre_mm(a.tissue == Tissue.BOWEL_GAS)[1] for a in invented])
     assert gas < np.mean([centre_mm(a.tissue == Tissue.STOOL)[1] for a in invented])

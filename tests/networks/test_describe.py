@@ -24,6 +24,7 @@ TINY_TUMOR = VNet25DConfig(
     levels=2,
     channels=(2, 4),
     convolutions_per_level=(1, 1),
+    kernel_size=5,
     norm="none",
     classes=2,
     multi_scale=False,

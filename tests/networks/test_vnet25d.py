@@ -39,6 +39,7 @@ def make_config(**edits):
         "levels": 3,
         "channels": (4, 8, 12),
         "convolutions_per_level": (1, 2, 1),
+        "kernel_size": 5,
         "norm": "instance",
         "classes": 2,
         "multi_scale": True,

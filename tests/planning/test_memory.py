@@ -52,6 +52,7 @@ TUMOR_CONFIGS = [
     for edits in (
         {},
         {"norm": "batch", "classes": 1},
+        {"kernel_size": 3},
         {"norm": "none", "multi_scale": False},
         {"squeeze_excitation": False, "channels": (3, 4, 8)},
         {"attention_gates": False},

@@ -135,6 +135,7 @@ def test_a_missing_key_is_named(plan_file):
             "convolutions_per_level has 2",
             "$.tumor.network",
         ),
+        (("tumor", "network", "kernel_size"), 4, "is even", "$.tumor.network"),
         (("kidney", "hu_window", "low_hu"), 245, "not below high_hu", "$.kidney.hu_window"),
         (("kidney", "augmentation", "scale"), [1.3, 1.25], "ends below", "augmentation"),
         (("tumor", "augmentation", "blur_sigma"), [2, 1], "ends below", "augmentation"),

@@ -324,6 +324,13 @@ def test_kits19_in_11_gib_trains_on_the_papers_patch():
     assert plan.tumor.components == "all"
 
 
+def test_small_trainings_are_predicted_with_fewer_windows():
+    patch = (24, 64, 48)
+    assert rules.window_stride(patch, "standard").value == (12, 32, 24)
+    assert rules.window_stride(patch, "small").value == (18, 48, 36)
+    assert rules.window_stride((1, 1, 1), "small").value == (1, 1, 1)
+
+
 @given(data_sets(), sizes, st.floats(0.3, 40))
 def test_any_data_set_gets_a_plan_that_holds_together(data, size, memory_gib):
     plan = plan_dataset(data, name="any", memory_gib=memory_gib, size=size)
