@@ -19,7 +19,8 @@ from kitspipe.imaging.resample import resample_labels
 from kitspipe.imaging.volume import Grid, Triple
 
 DEMO_SPACING: Triple = (4.1, 2.6, 2.6)
-DEMO_CASES = 30
+DEMO_CASES = 56
+_HELD_OUT_AT_MOST = 8
 
 _EXTENT_MM: Triple = (250.0, 330.0, 330.0)
 
@@ -90,7 +91,7 @@ def paint_demo(
     cases: int | None = None,
     spacing_mm: Triple | None = None,
 ) -> tuple[Path, Path]:
-    """Folders with painted cases for training and, a fifth of all, held out.
+    """Folders with painted cases for training and, a fifth of all but at most 8, held out.
 
     Cases that are there are kept: a run that was stopped goes on.
 
@@ -113,7 +114,7 @@ def paint_demo(
             remedy="ask for more cases",
         )
     raw, held_out = output / "raw", output / "held_out"
-    n_training = len(planned) - max(1, len(planned) // 5)
+    n_training = len(planned) - min(_HELD_OUT_AT_MOST, max(1, len(planned) // 5))
     folders = [raw] * n_training + [held_out] * (len(planned) - n_training)
     _refuse_others(
         output, {folder / case.case_id for folder, case in zip(folders, planned, strict=True)}

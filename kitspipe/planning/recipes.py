@@ -114,7 +114,7 @@ def tumor_augmentation() -> Choice[AugmentationConfig]:
 
 def kidney_schedule(size: Size, batch_size: int) -> Choice[Schedule]:
     """How long the kidney stage learns."""
-    epochs, steps = (250, 250) if size == "standard" else (8, 50)
+    epochs, steps = (250, 250) if size == "standard" else (4, 100)
     return Choice(
         _schedule(epochs, steps, batch_size, 1e-3 if size == "standard" else 4e-3),
         f"{epochs} epochs of {steps} steps"
@@ -124,9 +124,9 @@ def kidney_schedule(size: Size, batch_size: int) -> Choice[Schedule]:
 
 def tumor_schedule(size: Size, batch_size: int) -> Choice[Schedule]:
     """How long the tumor stage learns."""
-    epochs, steps = (250, 250) if size == "standard" else (10, 50)
+    epochs, steps = (250, 250) if size == "standard" else (10, 100)
     return Choice(
-        _schedule(epochs, steps, batch_size, 1e-3 if size == "standard" else 2e-3),
+        _schedule(epochs, steps, batch_size, 1e-3 if size == "standard" else 3e-3),
         f"{epochs} epochs of {steps} steps"
         + ("" if size == "standard" else ": minutes on a CPU, enough to see it work"),
     )

@@ -29,6 +29,8 @@ from kitspipe.preprocessing.store import TrainingCase
 
 KIDNEY_THRESHOLD = 0.5
 _SLICES_AT_ONCE = 16
+_WINDOWS_AT_ONCE = 2
+"""On a CPU torch gives a single small patch to convolutions 15 to 30 times slower than two get."""
 _MANY_KIDNEYS = 2
 
 
@@ -170,11 +172,11 @@ def kidney_probability(
     Source: paper 2.4.
     """
 
-    def forward(patch: NDArray[np.float32]) -> NDArray[np.float32]:
-        tensor = torch.from_numpy(np.ascontiguousarray(patch))[None, None].to(device)
+    def forward(patches: NDArray[np.float32]) -> NDArray[np.float32]:
+        tensor = torch.from_numpy(patches)[:, None].to(device)
         mean = _mean_probability([network.forward_finest(tensor) for network in networks])
-        volume: NDArray[np.float32] = mean[0, 0]
-        return volume
+        volumes: NDArray[np.float32] = mean[:, 0]
+        return volumes
 
     return predict_windows(
         normalize(hu, plan.hu_window),
@@ -184,6 +186,7 @@ def kidney_probability(
         refinement=plan.network.target_refinement,
         blend=plan.window_blend,
         fill=background_value(plan.hu_window),
+        at_once=_WINDOWS_AT_ONCE,
     )
 
 

@@ -5,9 +5,9 @@ Arrays are (Z, Y, X). A network may give finer output than its input by a whole 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import islice, pairwise, product
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kitspipe.imaging.volume import Shape
 
 Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""A patch (Z, Y, X) to probabilities (Z*rz, Y*ry, X*rx)."""
+"""Patches (N, Z, Y, X) to probabilities (N, Z*rz, Y*ry, X*rx)."""
 
 _GAUSSIAN_SIGMA = 1 / 8
 
@@ -28,6 +28,10 @@ class Span:
     start: int
     first: int
     last: int
+
+
+Window = tuple[Span, ...]
+"""A window's spans on the three axes."""
 
 
 def window_starts(length: int, window: int, stride: int) -> tuple[int, ...]:
@@ -77,18 +81,21 @@ def predict_windows(
     refinement: Shape = (1, 1, 1),
     blend: Literal["center", "gaussian"] = "center",
     fill: float = 0.0,
+    at_once: int = 1,
 ) -> NDArray[np.float32]:
     """Probabilities of a whole volume from overlapping windows.
 
     Args:
         image: (Z, Y, X) float32; an axis shorter than the patch is padded on both ends.
-        forward: what gives probabilities for a patch.
+        forward: what gives probabilities for `at_once` patches.
         patch_size: (Z, Y, X) voxels.
         stride: (Z, Y, X) voxels between windows, at most the patch.
         refinement: output voxels per input voxel and axis.
         blend: "center" takes each voxel from the window whose border is farthest (paper 2.4),
             "gaussian" averages with weights that fall to the border (sigma 1/8 of the patch).
         fill: what is padded.
+        at_once: windows that go through `forward` together, always that many: where the last ones
+            are fewer, one of them is repeated.
 
     Returns:
         (Z*rz, Y*ry, X*rx) float32.
@@ -102,7 +109,9 @@ def predict_windows(
     )
     spans = [owned_spans(*axis) for axis in zip(padded.shape, patch_size, stride, strict=True)]
     collect = _centers if blend == "center" else _gaussians
-    whole = collect(padded, forward, spans, patch_size, refinement)
+    windows = _probabilities(padded, forward, spans, patch_size, at_once)
+    shape = [n * r for n, r in zip(padded.shape, refinement, strict=True)]
+    whole = collect(windows, shape, spans, patch_size, refinement)
     return whole[
         tuple(
             slice(b * r, (b + n) * r)
@@ -112,15 +121,14 @@ def predict_windows(
 
 
 def _centers(
-    image: NDArray[np.float32],
-    forward: Forward,
+    windows: Iterable[tuple[Window, NDArray[np.float32]]],
+    shape: Sequence[int],
     spans: list[tuple[Span, ...]],
     patch_size: Shape,
     refinement: Shape,
 ) -> NDArray[np.float32]:
-    whole = np.empty([n * r for n, r in zip(image.shape, refinement, strict=True)], np.float32)
-    for window, patch in _patches(image, spans, patch_size):
-        probability = forward(patch)
+    whole = np.empty(shape, np.float32)
+    for window, probability in windows:
         inner = tuple(
             slice((s.first - s.start) * r, (s.last - s.start) * r)
             for s, r in zip(window, refinement, strict=True)
@@ -133,21 +141,21 @@ def _centers(
 
 
 def _gaussians(
-    image: NDArray[np.float32],
-    forward: Forward,
+    windows: Iterable[tuple[Window, NDArray[np.float32]]],
+    shape: Sequence[int],
     spans: list[tuple[Span, ...]],
     patch_size: Shape,
     refinement: Shape,
 ) -> NDArray[np.float32]:
-    whole = np.zeros([n * r for n, r in zip(image.shape, refinement, strict=True)], np.float32)
+    whole = np.zeros(shape, np.float32)
     weights = [_bell(size * r) for size, r in zip(patch_size, refinement, strict=True)]
     weight = weights[0][:, None, None] * weights[1][:, None] * weights[2]
-    for window, patch in _patches(image, spans, patch_size):
+    for window, probability in windows:
         outer = tuple(
             slice(s.start * r, (s.start + size) * r)
             for s, size, r in zip(window, patch_size, refinement, strict=True)
         )
-        whole[outer] += forward(patch) * weight
+        whole[outer] += probability * weight
     # The windows are all combinations of the axes' windows, so their weights' sum is a product.
     for axis, bell in enumerate(weights):
         total = np.zeros(whole.shape[axis], np.float32)
@@ -158,14 +166,23 @@ def _gaussians(
     return whole
 
 
-def _patches(
-    image: NDArray[np.float32], spans: list[tuple[Span, ...]], patch_size: Shape
-) -> Iterator[tuple[tuple[Span, ...], NDArray[np.float32]]]:
-    for window in product(*spans):
-        where = tuple(
-            slice(s.start, s.start + size) for s, size in zip(window, patch_size, strict=True)
-        )
-        yield window, image[where]
+def _probabilities(
+    image: NDArray[np.float32],
+    forward: Forward,
+    spans: list[tuple[Span, ...]],
+    patch_size: Shape,
+    at_once: int,
+) -> Iterator[tuple[Window, NDArray[np.float32]]]:
+    windows = product(*spans)
+    while group := list(islice(windows, at_once)):
+        patches = [
+            image[
+                tuple(slice(s.start, s.start + n) for s, n in zip(window, patch_size, strict=True))
+            ]
+            for window in group
+        ]
+        patches += patches[:1] * (at_once - len(group))
+        yield from zip(group, forward(np.stack(patches)), strict=False)
 
 
 def _bell(size: int) -> NDArray[np.float32]:

@@ -32,6 +32,7 @@ _EMA = 0.9
 _VALIDATION_STEPS = 8
 _WARMUP_SHARE = 0.02
 _CHECKPOINT_EVERY_S = 600.0
+_PICTURE_EVERY_S = 30.0
 
 
 class StopSignal:
@@ -94,6 +95,7 @@ class Trainer:
         self.progress = Progress()
         self._example: Example | None = None
         self._saved_at = time.monotonic()
+        self._drawn_at = -math.inf
         self._restore()
 
     def run(self, stop: StopSignal) -> bool:
@@ -194,12 +196,16 @@ class Trainer:
         if progress.dice_ema is not None and (best is None or progress.dice_ema > best):
             progress.best_ema = progress.dice_ema
             self._save(BEST)
+        is_last = progress.epoch == self.task.schedule.epochs
+        if is_last or time.monotonic() - self._drawn_at > _PICTURE_EVERY_S:
+            self._draw()
+
+    def _draw(self) -> None:
+        title = f"{self.task.stage} {self.folder.name}"
         draw_progress(
-            self._log.read(),
-            self.folder / "progress.png",
-            title=f"{self.task.stage} {self.folder.name}",
-            example=self._example,
+            self._log.read(), self.folder / "progress.png", title=title, example=self._example
         )
+        self._drawn_at = time.monotonic()
 
     def _weigh_cases(self) -> None:
         hard = self.task.hard_cases

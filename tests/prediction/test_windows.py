@@ -66,14 +66,16 @@ def test_the_owner_of_a_slice_has_its_border_farthest(length):
     depth=st.integers(1, 300),
     blend=st.sampled_from(["center", "gaussian"]),
     refinement=st.sampled_from([(1, 1, 1), (1, 2, 2), (2, 1, 3)]),
+    at_once=st.integers(1, 5),
 )
-def test_an_identity_network_returns_its_input(depth, blend, refinement):
+def test_an_identity_network_returns_its_input(depth, blend, refinement, at_once):
     image = np.random.default_rng(depth).normal(size=(depth, 7, 11)).astype(np.float32)
 
-    def repeat(patch):
-        for axis, factor in enumerate(refinement):
-            patch = patch.repeat(factor, axis)
-        return patch
+    def repeat(patches):
+        assert len(patches) == at_once
+        for axis, factor in enumerate(refinement, start=1):
+            patches = patches.repeat(factor, axis)
+        return patches
 
     found = predict_windows(
         image,
@@ -82,26 +84,28 @@ def test_an_identity_network_returns_its_input(depth, blend, refinement):
         stride=(32, 2, 8),
         refinement=refinement,
         blend=blend,
+        at_once=at_once,
     )
-    np.testing.assert_allclose(found, repeat(image), atol=1e-5)
+    at_once = 1
+    np.testing.assert_allclose(found, repeat(image[None])[0], atol=1e-5)
 
 
 def test_one_window_equals_a_direct_pass():
     image = np.random.default_rng(0).normal(size=(64, 8, 8)).astype(np.float32)
 
-    def forward(patch):
-        return np.cumsum(patch, axis=0)
+    def forward(patches):
+        return np.cumsum(patches, axis=1)
 
     found = predict_windows(image, forward, patch_size=(64, 8, 8), stride=(32, 8, 8))
-    np.testing.assert_array_equal(found, forward(image))
+    np.testing.assert_array_equal(found, forward(image[None])[0])
 
 
 def test_gaussian_blending_weighs_the_middle_of_a_window_most():
     # Two windows that say 0 and 1: in their overlap the value rises from the one to the other.
     calls = iter([0.0, 1.0])
 
-    def forward(patch):
-        return np.full_like(patch, next(calls))
+    def forward(patches):
+        return np.full_like(patches, next(calls))
 
     found = predict_windows(
         np.zeros((96, 1, 1), np.float32),
