@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,13 @@ settings.register_profile(
     "kitspipe", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("kitspipe")
+
+
+@pytest.fixture(autouse=True)
+def _torch_seed() -> None:
+    """Torch draws what pytest-randomly's seed says, as random and numpy do."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(random.getrandbits(32))
 
 
 @pytest.fixture(scope="session")
