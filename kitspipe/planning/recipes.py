@@ -51,9 +51,9 @@ def tumor_loss() -> Choice[TumorLossConfig]:
 def kidney_sampling() -> Choice[KidneySampling]:
     """Patches near the kidneys, some from anywhere."""
     return Choice(
-        KidneySampling(margin_mm=100.0, foreground_share=0.5),
-        "slices from 100 mm below to 100 mm above the kidneys (paper 2.2: 50 slices of 2 mm); half "
-        "of the patches hold kidney for sure",
+        KidneySampling(margin_mm=None, foreground_share=0.5),
+        "from the whole scan, as prediction sees all of it, chest and pelvis too (the paper draws up "
+        "to 100 mm above and below the kidneys); half of the patches hold kidney for sure",
     )
 
 
