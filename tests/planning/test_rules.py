@@ -174,7 +174,8 @@ def test_the_tumor_network_has_all_four_modules_of_the_paper(size):
     assert network.squeeze_excitation
     assert network.attention_gates
     assert network.dilated_bottom
-    assert (network.slab_depth, network.classes, network.channels[0]) == (7, 2, 16)
+    assert (network.slab_depth, network.classes, network.kernel_size) == (7, 2, 3)
+    assert network.channels[0] == {"standard": 16, "small": 12}[size]
     assert network.levels == {"standard": 5, "small": 3}[size]
 
 
