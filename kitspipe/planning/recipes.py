@@ -52,8 +52,8 @@ def kidney_sampling() -> Choice[KidneySampling]:
     """Patches near the kidneys, some from anywhere."""
     return Choice(
         KidneySampling(margin_mm=None, foreground_share=0.5),
-        "from the whole scan, as prediction sees all of it, chest and pelvis too (the paper draws up "
-        "to 100 mm above and below the kidneys); half of the patches hold kidney for sure",
+        "from the whole scan, as prediction sees all of it, chest and pelvis too (the paper: up to "
+        "100 mm above and below the kidneys); half of the patches hold kidney for sure",
     )
 
 
