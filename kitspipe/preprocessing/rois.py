@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from kitspipe.imaging.components import components
 from kitspipe.imaging.volume import Box, Grid
@@ -48,11 +49,13 @@ def clean_kidneys(
     Source: KiTS23's second place drops components below 10 ml.
     """
     labelled, count = components(mask)
-    if count == 0:
+    box = Box.around(mask)
+    if box is None:
         return labelled, 0
-    voxels = np.bincount(labelled.ravel(), minlength=count + 1)[1:]
+    inside = labelled[box.slices]
+    voxels = np.bincount(inside.ravel(), minlength=count + 1)[1:]
     kept = max(1, int((voxels * grid.voxel_ml >= minimal_ml).sum()))
-    labelled[labelled > kept] = 0
+    inside[inside > kept] = 0
     return labelled, kept
 
 
@@ -68,8 +71,10 @@ def kidney_rois(
         margin_mm: added on every side; None: one region of whole slices from the first to the
             last with kidney.
     """
-    boxes = [Box.around(kidneys == label) for label in range(1, count + 1)]
-    found = [box for box in boxes if box is not None]
+    found = [
+        Box(start=(z.start, y.start, x.start), stop=(z.stop, y.stop, x.stop))
+        for z, y, x in filter(None, ndimage.find_objects(kidneys, count))
+    ]
     if not found:
         return ()
     if margin_mm is None:

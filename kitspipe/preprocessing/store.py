@@ -210,8 +210,8 @@ def _write(path: Path, array: NDArray[Any]) -> None:
         mode="w",
         chunks=tuple(min(c, max(1, n)) for c, n in zip(_CHUNK, array.shape, strict=True)),
         cparams={
-            "codec": blosc2.Codec.ZSTD,
-            "clevel": 3,
+            "codec": blosc2.Codec.LZ4,
+            "clevel": 1,
             "filters": [blosc2.Filter.BITSHUFFLE],
             "nthreads": 1,
         },
