@@ -6,12 +6,11 @@ Masks are bool (Z, Y, X), spacings mm in (Z, Y, X).
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import cc3d
+import edt
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from kitspipe.imaging.volume import Box, Grid, Triple
 
@@ -63,8 +62,8 @@ def dilate(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
     box = Box.around(mask)
     if box is None or radius_mm == 0:
         return np.array(mask)
-    # Distances are sums of squares of rounded spacings: 3 * 0.7 mm is meant to reach 2.1 mm.
-    reach_mm = abs(radius_mm) * (1 + 1e-9)
+    # Distances are float32: 3 * 0.7 mm is meant to reach 2.1 mm.
+    reach_mm = abs(radius_mm) * (1 + 1e-6)
     grid = Grid(shape=_shape(mask), spacing=spacing)
     moved = np.zeros(mask.shape, np.bool_)
     if radius_mm > 0:
@@ -80,19 +79,19 @@ def dilate(mask: Mask, radius_mm: float, spacing: Triple) -> Mask:
 def signed_distance(mask: Mask, spacing: Triple) -> NDArray[np.float32]:
     """Distance in mm to the nearest voxel centre of the other kind, negative inside the mask.
 
-    Empty mask: +inf everywhere; full mask: -inf. Needs about 25 bytes per voxel: crop before.
+    Empty mask: +inf everywhere; full mask: -inf. Needs about 14 bytes per voxel: crop before.
     """
-    distance = _distance(~mask, spacing).astype(np.float32)
+    distance = _distance(~mask, spacing)
     inside = mask if mask.any() else np.zeros_like(mask)
     distance[inside] = -_distance(mask, spacing)[inside]
     return distance
 
 
-def _distance(mask: Mask, spacing: Triple) -> NDArray[np.floating[Any]]:
+def _distance(mask: Mask, spacing: Triple) -> NDArray[np.float32]:
     """Distance of each True to the nearest False in mm; infinite where there is no False."""
     if mask.all():
-        return np.full(mask.shape, math.inf)
-    distance: NDArray[np.floating[Any]] = ndimage.distance_transform_edt(mask, sampling=spacing)
+        return np.full(mask.shape, math.inf, np.float32)
+    distance: NDArray[np.float32] = edt.edt(np.ascontiguousarray(mask), anisotropy=spacing)
     return distance
 
 
