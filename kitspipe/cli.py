@@ -122,6 +122,15 @@ def _add_jobs(parser: Parser) -> None:
     )
 
 
+def _add_cluster(parser: Parser) -> None:
+    parser.add_argument(
+        "--cluster",
+        default=None,
+        metavar="ADDRESS",
+        help="work on a Dask cluster, like tcp://HOST:8786; -j does not matter then",
+    )
+
+
 def _add_planning(parser: Parser) -> None:
     parser.add_argument(
         "--memory",
@@ -150,12 +159,14 @@ def _add_device(parser: Parser) -> None:
 def _check(parser: Parser) -> None:
     _add_data(parser)
     _add_jobs(parser)
+    _add_cluster(parser)
 
 
 def _fingerprint(parser: Parser) -> None:
     _add_data(parser)
     _add_workspace(parser)
     _add_jobs(parser)
+    _add_cluster(parser)
 
 
 def _plan(parser: Parser) -> None:
@@ -167,6 +178,7 @@ def _preprocess(parser: Parser) -> None:
     _add_data(parser)
     _add_workspace(parser)
     _add_jobs(parser)
+    _add_cluster(parser)
 
 
 def _plan_and_preprocess(parser: Parser) -> None:
@@ -174,6 +186,7 @@ def _plan_and_preprocess(parser: Parser) -> None:
     _add_workspace(parser)
     _add_planning(parser)
     _add_jobs(parser)
+    _add_cluster(parser)
 
 
 def _train(parser: Parser) -> None:
@@ -198,6 +211,12 @@ def _predict(parser: Parser) -> None:
         help="a volume, a folder of volumes, a KiTS folder, a DICOM series (folder or zip)",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the masks")
+    parser.add_argument(
+        "--series",
+        default=None,
+        metavar="UID",
+        help="which CT series of a DICOM folder or zip; default: that with the most slices",
+    )
     _add_workspace(parser)
     parser.add_argument(
         "-f",

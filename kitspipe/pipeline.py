@@ -15,7 +15,7 @@ from typing import Literal
 
 from kitspipe import console
 from kitspipe.errors import ALL_DONE, SOME_CASES_FAILED, STOPPED, UserError
-from kitspipe.workspace import STAGES, Stage, Workspace
+from kitspipe.workspace import STAGES, Stage, Workspace, sweep
 
 Fold = int | Literal["all"]
 Size = Literal["standard", "small"]
@@ -30,15 +30,18 @@ def plan_and_preprocess(
     size: Size,
     replan: bool,
     jobs: int | None,
+    cluster: str | None = None,
 ) -> int:
     """check, fingerprint, plan, preprocess."""
-    check(data=data, jobs=jobs)
-    fingerprint(data=data, workspace=workspace, plan_name=plan_name, jobs=jobs)
+    check(data=data, jobs=jobs, cluster=cluster)
+    fingerprint(data=data, workspace=workspace, plan_name=plan_name, jobs=jobs, cluster=cluster)
     plan(workspace=workspace, plan_name=plan_name, memory=memory, size=size, replan=replan)
-    return preprocess(data=data, workspace=workspace, plan_name=plan_name, jobs=jobs)
+    return preprocess(
+        data=data, workspace=workspace, plan_name=plan_name, jobs=jobs, cluster=cluster
+    )
 
 
-def check(*, data: Path, jobs: int | None) -> int:
+def check(*, data: Path, jobs: int | None, cluster: str | None = None) -> int:
     """Print every problem of every case.
 
     Raises:
@@ -46,9 +49,11 @@ def check(*, data: Path, jobs: int | None) -> int:
     """
     from kitspipe.dataset.cases import find_dataset
     from kitspipe.dataset.check import check_dataset
+    from kitspipe.dataset.cluster import on_cluster, same_everywhere
 
-    dataset = find_dataset(data)
-    problems = check_dataset(dataset, jobs)
+    dataset = find_dataset(same_everywhere(data, cluster))
+    with on_cluster(cluster, reads=dataset.folder):
+        problems = check_dataset(dataset, jobs)
     errors = [problem for problem in problems if problem.severity == "error"]
     for problem in problems:
         (console.error if problem.severity == "error" else console.warning)(problem.text)
@@ -70,23 +75,26 @@ def check(*, data: Path, jobs: int | None) -> int:
     return ALL_DONE
 
 
-def fingerprint(*, data: Path, workspace: Path, plan_name: str, jobs: int | None) -> int:
+def fingerprint(
+    *, data: Path, workspace: Path, plan_name: str, jobs: int | None, cluster: str | None = None
+) -> int:
     """Measure a data set; cases that are measured already and did not change are kept."""
     from kitspipe.dataset.cases import find_dataset
-    from kitspipe.planning.document import read_document, write_document
-    from kitspipe.planning.fingerprint import Fingerprint, fingerprint_cases
+    from kitspipe.dataset.cluster import on_cluster, same_everywhere
+    from kitspipe.planning.document import write_document
+    from kitspipe.planning.fingerprint import fingerprint_cases
+    from kitspipe.planning.measured import kept, read_measured
     from kitspipe.planning.plan import Labels
 
     place = Workspace(root=workspace, plan_name=plan_name)
     file = place.fingerprint_file
-    known = (
-        read_document(file, Fingerprint, made_by="kitspipe_fingerprint") if file.exists() else None
-    )
-    dataset = find_dataset(data)
+    known = read_measured(file)
+    dataset = find_dataset(same_everywhere(data, cluster))
     named = dataset.label_values
     values = Labels(cyst=3) if named is None else Labels(**named)
-    measured = fingerprint_cases(dataset.labelled, known, jobs, values)
-    write_document(file, measured)
+    with on_cluster(cluster, reads=dataset.folder), kept(file) as keep:
+        measured = fingerprint_cases(dataset.labelled, known, jobs, values, keep)
+        write_document(file, measured)
     console.summary("fingerprint", [("cases", len(measured.cases)), ("file", file)])
     return ALL_DONE
 
@@ -121,16 +129,23 @@ def describe(*, workspace: Path, plan_name: str) -> int:
     return ALL_DONE
 
 
-def preprocess(*, data: Path, workspace: Path, plan_name: str, jobs: int | None) -> int:
+def preprocess(
+    *, data: Path, workspace: Path, plan_name: str, jobs: int | None, cluster: str | None = None
+) -> int:
     """Make the training arrays of both stages; what is whole and of this plan is kept."""
     from kitspipe.dataset.cases import find_dataset
+    from kitspipe.dataset.cluster import on_cluster, same_everywhere
     from kitspipe.dataset.parallel import CaseFailure, for_each_case
     from kitspipe.planning.planner import read_plan
     from kitspipe.preprocessing.preprocess import preprocess_case
 
-    place = Workspace(root=workspace, plan_name=plan_name)
+    place = Workspace(root=same_everywhere(workspace, cluster), plan_name=plan_name)
     work = partial(preprocess_case, plan=read_plan(place), workspace=place)
-    results = list(for_each_case(work, find_dataset(data).labelled, jobs=jobs, label="preprocess"))
+    dataset = find_dataset(same_everywhere(data, cluster))
+    for stage in STAGES:
+        sweep(place.preprocessed_folder(stage))
+    with on_cluster(cluster, reads=dataset.folder, writes=place.root):
+        results = list(for_each_case(work, dataset.labelled, jobs=jobs, label="preprocess"))
     failures = [result for result in results if isinstance(result, CaseFailure)]
     made = [r.case_id for r in results if not isinstance(r, CaseFailure) and r.made]
     console.summary(
@@ -159,6 +174,7 @@ def train(
     from kitspipe.planning.planner import read_fold, read_plan, training_key
     from kitspipe.prediction.cascade import region_tumor
     from kitspipe.preprocessing.preprocess import open_cases
+    from kitspipe.training.lock import only_training_in
     from kitspipe.training.stages import kidney_task, tumor_task
     from kitspipe.training.trainer import StopSignal, Trainer
 
@@ -167,22 +183,22 @@ def train(
     training_ids, validation_ids = read_fold(place, fold)
     training = open_cases(place, stage, the_plan, training_ids)
     validation = open_cases(place, stage, the_plan, validation_ids)
-    if restart and folder.exists():
-        shutil.rmtree(folder)
     if stage == "kidney":
         task = kidney_task(the_plan, training, validation)
     else:
         predict_region = partial(region_tumor, plan=the_plan.tumor, device=on)
         task = tumor_task(the_plan, training, validation, predict_region)
-    trainer = Trainer(
-        task, folder, plan_sha256=training_key(the_plan, stage), device=on, workers=workers
-    )
-    with StopSignal().watched() as stop:
-        is_complete = trainer.run(stop)
-    if not is_complete:
-        console.info(f"stopped; the same command goes on from {folder}")
-        return STOPPED
-    scores = [] if fold == "all" else _validate(stage, fold, place, validation_ids, device)
+    key = training_key(the_plan, stage)
+    with only_training_in(folder):
+        if restart and folder.exists():
+            shutil.rmtree(folder)
+        trainer = Trainer(task, folder, plan_sha256=key, device=on, workers=workers)
+        with StopSignal().watched() as stop:
+            is_complete = trainer.run(stop)
+        if not is_complete:
+            console.info(f"stopped; the same command goes on from {folder}")
+            return STOPPED
+        scores = [] if fold == "all" else _validate(stage, fold, place, validation_ids, device)
     console.summary(f"train {stage} fold {fold}", [*scores, ("results", folder)])
     return ALL_DONE
 
@@ -219,12 +235,13 @@ def predict(
     folds: Sequence[Fold] | None,
     device: str,
     overwrite: bool,
+    series: str | None = None,
 ) -> int:
     """Segment scans with the whole cascade; masks that are there are kept."""
     from kitspipe.dataset.cases import find_images
     from kitspipe.prediction.run import load_cascade, predict_case, unfinished
 
-    cases = find_images(images)
+    cases = find_images(images, series)
     cascade = load_cascade(Workspace(root=workspace, plan_name=plan_name), folds, device)
     todo = unfinished(cases, output, cascade, overwrite=overwrite)
     failures = []

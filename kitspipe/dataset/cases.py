@@ -20,7 +20,7 @@ from kitspipe.dataset.volume_files import (
     volumes,
 )
 from kitspipe.errors import UserError
-from kitspipe.imaging.dicom import is_dicom
+from kitspipe.imaging.dicom import is_dicom, series_within
 from kitspipe.imaging.formats import IMAGE_SUFFIXES
 
 Layout = Literal["kits", "nnunet", "flat"]
@@ -40,8 +40,9 @@ class Case:
 
     Args:
         id: name of the case, safe as a file name.
-        image: the CT: a volume file, a DICOM folder or a zip of one. In training layouts a file
-            that should be there but is not keeps its place here, so that `check` can name it.
+        image: the CT: a volume file, a DICOM folder or a zip of one, or a series in these. In
+            training layouts a file that should be there but is not keeps its place here, so that
+            `check` can name it.
         labels: the mask's file, None without.
 
     Raises:
@@ -115,16 +116,21 @@ def find_dataset(folder: Path) -> Dataset:
     )
 
 
-def find_images(path: Path) -> list[Case]:
+def find_images(path: Path, series: str | None = None) -> list[Case]:
     """The scans to segment, ordered by id; `labels` is None in all.
 
     Args:
         path: a volume file; a folder of volumes (`_0000` of nnU-Net is no part of the id); a KiTS
             folder or one case of it; a DICOM series as folder or zip; a folder of such.
+        series: UID of one series of a single DICOM folder or zip. It becomes part of the id, so
+            that its mask does not stand for that of another series.
 
     Raises:
-        UserError: nothing there, several channels, or one id for two scans.
+        UserError: nothing there, several channels, or one id for two scans; with `series`
+            anything but one DICOM folder or zip, or no UID.
     """
+    if series is not None:
+        return [_series_case(path, find_images(path), series)]
     if path.is_file():
         return [_file_case(path)]
     _require_folder(path)
@@ -146,6 +152,19 @@ def find_images(path: Path) -> list[Case]:
         )
     _refuse_duplicates(path, [(case.id, case.image) for case in images])
     return sorted(images, key=lambda case: case.id)
+
+
+def _series_case(path: Path, cases: list[Case], series: str) -> Case:
+    if len(cases) != 1 or not is_dicom(cases[0].image):
+        raise UserError(
+            path,
+            found=f"--series {series}, but {len(cases)} scans, or one in another format",
+            expected="--series with one folder or zip of DICOM slices",
+            remedy="name that folder or zip with -i, or leave --series out",
+        )
+    [case] = cases
+    image = series_within(case.image, series)
+    return Case(id=f"{case.id}_{series}", image=image, labels=None)
 
 
 def find_masks(folder: Path) -> dict[str, Path]:

@@ -6,55 +6,34 @@ not stack to a regular grid is refused: a guess would put kidneys where there ar
 
 from __future__ import annotations
 
+import re
 import shutil
 import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from kitspipe import console
 from kitspipe.errors import UserError
+from kitspipe.imaging.dicom_bytes import PREAMBLE_BYTES, is_dicom_start
+from kitspipe.imaging.dicom_series import Slice, chosen_stack, read_slice
 from kitspipe.imaging.header import Header
 from kitspipe.imaging.values import to_hounsfield
 from kitspipe.imaging.volume import Triple, Volume
 
-# Before a file's `DICM`, and how files without that preamble begin (group 0008).
-_PREAMBLE_BYTES, _BARE_START = 128, b"\x08\x00"
 _MOST_UNPACKED_BYTES = 8 << 30  # A CT of 3000 slices of 512 x 512 has 1.5 GiB.
 _SAME_PLACE_MM = 0.01
 _STEP_TOLERANCE = (0.1, 0.01)  # mm + share of the step
 _DRIFT_TOLERANCE = (0.1, 0.001)  # mm + share of the way along the normal
 _MOST_LISTED = 8
+_UID = re.compile(r"[0-9][0-9.]{0,63}")
 
 sitk.ProcessObject_SetGlobalWarningDisplay(False)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Slice:
-    """One file: whose it is and where its first voxel lies, (x, y, z) mm in LPS."""
-
-    file: Path
-    series: str
-    modality: str
-    image_type: str
-    description: str
-    size: tuple[int, ...]
-    spacing: tuple[float, ...]
-    position: tuple[float, ...]
-    orientation: tuple[float, ...]
-
-    @property
-    def stack(self) -> tuple[object, ...]:
-        """What slices of one volume share."""
-        turned = tuple(round(value, 3) for value in self.orientation)
-        return (self.series, self.size, tuple(round(s, 4) for s in self.spacing), turned)
 
 
 def is_dicom(path: Path) -> bool:
@@ -67,20 +46,52 @@ def is_dicom(path: Path) -> bool:
         return any(_member_is_dicom(archive, member) for member in archive.infolist())
 
 
-def read_series(path: Path) -> tuple[Volume, Header]:
+def series_within(path: Path, uid: str) -> Path:
+    """The path that stands for one series of a folder or zip, as if it were a file in there.
+
+    Raises:
+        UserError: this is no UID.
+    """
+    if not _UID.fullmatch(uid):
+        raise UserError(
+            "--series",
+            found=f"{uid!r}",
+            expected="a SeriesInstanceUID: digits and dots",
+            remedy="run without --series: the series of the folder are then listed",
+        )
+    return path / uid
+
+
+def find_series(path: Path) -> tuple[Path, str | None] | None:
+    """The DICOM folder or zip of a path and, where it is one of `series_within`, the UID.
+
+    None where the path is neither.
+    """
+    if is_dicom(path):
+        return path, None
+    if _UID.fullmatch(path.name) and not path.exists() and is_dicom(path.parent):
+        return path.parent, path.name
+    return None
+
+
+def read_series(path: Path, series: str | None = None) -> tuple[Volume, Header]:
     """A CT series as int16 HU (Z, Y, X), at least -1024, and the header of a file to go with it.
 
-    Of several CT series that with the most slices is taken, and said so.
+    Of several CT series that with the most slices is taken, and a warning says so.
 
     Args:
         path: a folder that directly holds the slices, or a zip with them at any depth.
+        series: UID of the one to take.
 
     Raises:
-        UserError: there is no CT series, its slices have gaps, stand at one place, are not
-            stacked at right angles (tilted gantry), or the zip is damaged or unsafe.
+        UserError: there is no such CT series, its slices have gaps, stand at one place, are not
+            stacked at right angles (tilted gantry) or say nothing of their spacing or values, or
+            the zip is damaged or unsafe.
     """
     with _unpacked(path) as folder:
-        stack = _chosen([found for file in _files(folder) if (found := _slice(file))], path)
+        slices = [found for file in _files(folder) if (found := read_slice(file, path))]
+        stack = chosen_stack(slices, path, series)
+        _refuse_incomplete(stack, path)
         header, ordered = _stacked(stack, path)
         array = np.empty(header.size[::-1], np.int16)
         for part, into in zip(ordered, array, strict=True):
@@ -95,11 +106,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _starts_as_dicom(file: Path) -> bool:
     with file.open("rb") as opened:
-        return _is_dicom_start(opened.read(_PREAMBLE_BYTES + 4))
-
-
-def _is_dicom_start(raw: bytes) -> bool:
-    return raw[_PREAMBLE_BYTES:] == b"DICM" or raw.startswith(_BARE_START)
+        return is_dicom_start(opened.read(PREAMBLE_BYTES + 4))
 
 
 def _member_is_dicom(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
@@ -107,7 +114,7 @@ def _member_is_dicom(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
         return False
     try:
         with archive.open(member) as opened:
-            return _is_dicom_start(opened.read(_PREAMBLE_BYTES + 4))
+            return is_dicom_start(opened.read(PREAMBLE_BYTES + 4))
     except (zipfile.BadZipFile, NotImplementedError, OSError):
         return False
 
@@ -161,71 +168,27 @@ def _refuse_unsafe(members: Sequence[zipfile.ZipInfo], path: Path) -> None:
         )
 
 
-def _slice(file: Path) -> _Slice | None:
-    """What a file says about itself; None where it is no DICOM image."""
-    if not _starts_as_dicom(file):
-        return None
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(file))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        return None
-    tags = {key: reader.GetMetaData(key).strip() for key in reader.GetMetaDataKeys()}
-    return _Slice(
-        file=file,
-        series=tags.get("0020|000e", ""),
-        modality=tags.get("0008|0060", "unknown"),
-        image_type=tags.get("0008|0008", "").upper(),
-        description=tags.get("0008|103e", "") or "without description",
-        size=reader.GetSize(),
-        spacing=reader.GetSpacing()[:2],
-        position=_numbers(tags.get("0020|0032", "")),
-        orientation=_numbers(tags.get("0020|0037", "")),
-    )
+def _refuse_incomplete(stack: Sequence[Slice], path: Path) -> None:
+    """Raise for slices whose spacing or HU would be guessed."""
+    for part in stack:
+        is_spaced = len(part.pixel_spacing) == 2 and np.allclose(part.pixel_spacing, part.spacing)
+        if not (is_spaced and part.has_rescale):
+            what = "RescaleIntercept" if is_spaced else "PixelSpacing"
+            raise UserError(
+                path,
+                found=f"slices without a usable {what}, such as {part.file.name}",
+                expected="CT slices that say how large their pixels are and what HU they stand for",
+                remedy="export the series again, with all of its attributes",
+            )
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split("\\"))
-    except ValueError:
-        return ()
-
-
-def _chosen(slices: Sequence[_Slice], path: Path) -> list[_Slice]:
-    """The CT stack with the most slices."""
-    stacks: dict[tuple[object, ...], list[_Slice]] = {}
-    for part in slices:
-        is_placed = len(part.position) == 3 and len(part.orientation) == 6
-        is_scan = part.modality == "CT" and "LOCALIZER" not in part.image_type
-        if is_scan and is_placed and (len(part.size) < 3 or part.size[2] == 1):
-            stacks.setdefault(part.stack, []).append(part)
-    if not stacks or max(map(len, stacks.values())) < 2:
-        kinds = sorted({part.modality for part in slices})
-        raise UserError(
-            path,
-            found=f"{len(slices)} DICOM images ({', '.join(kinds) or 'none readable'}), "
-            "none of them part of a stack of CT slices",
-            expected="a CT series: two or more axial slices, one per file, with positions",
-            remedy="name the folder of the CT series (multi-frame files: convert to NIfTI first)",
-        )
-    ranked = sorted(stacks.values(), key=lambda stack: (-len(stack), stack[0].series))
-    if len(ranked) > 1:
-        others = ", ".join(f"{stack[0].description!r} ({len(stack)})" for stack in ranked[1:])
-        console.info(
-            f"{path}: took the CT series {ranked[0][0].description!r} with "
-            f"{len(ranked[0])} slices, not {others}"
-        )
-    return ranked[0]
-
-
-def _stacked(stack: Sequence[_Slice], path: Path) -> tuple[Header, list[_Slice]]:
+def _stacked(stack: Sequence[Slice], path: Path) -> tuple[Header, list[Slice]]:
     """The grid of the slices, and the slices along its normal."""
     first = stack[0]
     row, column = np.array(first.orientation[:3]), np.array(first.orientation[3:])
     normal = np.cross(row, column)
-    normal /= np.linalg.norm(normal)
+    # Not of length zero; what else is wrong with the directions, Header refuses.
+    normal /= max(float(np.linalg.norm(normal)), 1e-6)
     places = np.array([part.position for part in stack])
     along = places @ normal
     order = np.argsort(along, kind="stable")
@@ -294,7 +257,7 @@ def _refuse_drift(drift: NDArray[np.float64], along: NDArray[np.float64], path: 
         )
 
 
-def _pixels(part: _Slice, path: Path) -> NDArray[np.int16]:
+def _pixels(part: Slice, path: Path) -> NDArray[np.int16]:
     try:
         image = sitk.ReadImage(str(part.file), imageIO="GDCMImageIO")
     except RuntimeError as error:
@@ -305,7 +268,7 @@ def _pixels(part: _Slice, path: Path) -> NDArray[np.int16]:
             remedy="export the series again",
         ) from None
     pixels = sitk.GetArrayFromImage(image)
-    return to_hounsfield(pixels.reshape(pixels.shape[-2:]))
+    return to_hounsfield(pixels.reshape(part.size[::-1]))
 
 
 def _listed(texts: Sequence[str]) -> str:

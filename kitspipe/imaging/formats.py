@@ -1,31 +1,33 @@
 """NIfTI, NRRD and MetaImage: read to canonical arrays (Z, Y, X), write onto the file's own grid.
 
-The geometry is always what SimpleITK makes of a file. NIfTI voxels are read here, because
-SimpleITK takes truncated and corrupt files for whole ones.
+The geometry is always what SimpleITK makes of a file, after its header was found sound. Voxels
+are read by `nifti.py` and `text_header.py`, because SimpleITK takes truncated and corrupt files
+for whole ones.
 """
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import shutil
-import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import SimpleITK as sitk
+from isal.igzip_lib import IsalError
 from numpy.typing import NDArray
 
 from kitspipe.errors import UserError
-from kitspipe.imaging import dicom, nifti
+from kitspipe.imaging import dicom, nifti, text_header
 from kitspipe.imaging.header import NIFTI_HEADER_BYTES, Header, NiftiGeometry
 from kitspipe.imaging.values import to_hounsfield, to_labels
 from kitspipe.imaging.volume import Volume
-from kitspipe.workspace import replacing
+from kitspipe.workspace import not_written, replacing, temporary_beside
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
@@ -43,7 +45,9 @@ _DTYPES = {
     sitk.sitkFloat64: "float64",
 }
 _GZIP_LEVEL = 3  # Level 6 takes twice the time and makes CTs no smaller (measured 2.3x, +0.3 %).
-_UNREADABLE = (RuntimeError, OSError, EOFError, zlib.error, ValueError)
+# isal's stubs declare its error as an instance.
+_ISAL_ERROR = cast("type[Exception]", IsalError)
+_UNREADABLE = (RuntimeError, OSError, EOFError, zlib.error, _ISAL_ERROR, ValueError)
 
 sitk.ProcessObject_SetGlobalWarningDisplay(False)
 
@@ -62,8 +66,14 @@ def read_header(path: Path) -> Header:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
+        if suffix.startswith(".nii"):
+            nifti.refuse_contradictions(_first_bytes(path))
+            reader.ReadImageInformation()
+        else:
+            stored = text_header.read_stored(path)
+            reader.ReadImageInformation()
+            _refuse_misread(stored, reader)
+    except _UNREADABLE as error:
         raise _unreadable(path, error) from None
     dimension, components = reader.GetDimension(), reader.GetNumberOfComponents()
     size = reader.GetSize()
@@ -81,13 +91,15 @@ def read_header(path: Path) -> Header:
 def read_image(path: Path) -> tuple[Volume, Header]:
     """A CT as int16 HU (Z, Y, X), at least -1024, and its file's header.
 
-    Values are rounded, NaN becomes -1024. `path` may be a DICOM series: a folder or a zip.
+    Values are rounded, NaN becomes -1024. `path` may be a DICOM series: a folder or a zip, or one
+    of several series in there (`dicom.series_within`).
 
     Raises:
         UserError: no whole 3D scan can be read from there.
     """
-    if dicom.is_dicom(path):
-        return dicom.read_series(path)
+    series = dicom.find_series(path)
+    if series is not None:
+        return dicom.read_series(*series)
     header = read_header(path)
     array = header.to_canonical(to_hounsfield(_read_voxels(path, header)))
     return Volume(array=np.ascontiguousarray(array), grid=header.grid), header
@@ -155,6 +167,21 @@ def _header(path: Path, suffix: str, reader: sitk.ImageFileReader) -> Header:
         ) from None
 
 
+def _refuse_misread(stored: text_header.Stored, reader: sitk.ImageFileReader) -> None:
+    """Raise where SimpleITK did not understand a header and took defaults."""
+    size, spacing = reader.GetSize(), reader.GetSpacing()
+    if size != stored.size:
+        raise ValueError(f"size {_listed(stored.size)}, of which {_listed(size)} is understood")
+    if stored.spacing and not np.allclose(spacing, stored.spacing, rtol=1e-6, atol=0):
+        raise ValueError(
+            f"spacing {_listed(stored.spacing)}, of which {_listed(spacing)} is understood"
+        )
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return " x ".join(f"{value:g}" for value in values)
+
+
 def _unreadable(path: Path, error: Exception) -> UserError:
     reason = str(error).strip().splitlines()
     if "orthonormal" in str(error):
@@ -186,6 +213,8 @@ def _read_voxels(path: Path, header: Header) -> NDArray[Any]:
     try:
         if header.nifti is not None:
             return nifti.read_voxels(path, header.size)
+        if not header.suffix.startswith(".nii"):
+            return text_header.read_voxels(path)
         voxels: NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
         return voxels
     except MemoryError:
@@ -212,7 +241,7 @@ def _write(path: Path, volume: Volume, header: Header, dtype: np.dtype[Any]) -> 
         if suffix.startswith(".nii"):
             _write_nifti(temporary, image, header.nifti, compressed=suffix == ".nii.gz")
         else:
-            sitk.WriteImage(image, str(temporary), True)
+            _write_with_sitk(image, temporary, compressed=True)
         if suffix == ".nrrd" and header.nrrd:
             _put_nrrd_geometry(temporary, header.nrrd)
 
@@ -221,7 +250,13 @@ def _write_nifti(
     path: Path, image: sitk.Image, geometry: NiftiGeometry | None, *, compressed: bool
 ) -> None:
     with _removed_after(path.with_name(f"{path.name}.plain.nii".replace(".nii.gz", ""))) as plain:
-        sitk.WriteImage(image, str(plain), False)
+        _write_with_sitk(image, plain, compressed=False)
+        # SimpleITK's NIfTI writer says nothing where the disk is full.
+        whole_bytes = (
+            NIFTI_HEADER_BYTES + image.GetNumberOfPixels() * image.GetSizeOfPixelComponent()
+        )
+        if plain.stat().st_size < whole_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if geometry is not None:
             with plain.open("r+b") as file:
                 raw = file.read(NIFTI_HEADER_BYTES)
@@ -241,11 +276,23 @@ def _write_nifti(
 
 def _write_two_files(path: Path, image: sitk.Image) -> None:
     """An .mhd names its data file, so both are written under their names elsewhere, then moved."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{os.getpid()}.partial.") as folder:
-        sitk.WriteImage(image, str(Path(folder) / path.name), True)
-        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
+    folder = temporary_beside(path)
+    try:
+        folder.mkdir(parents=True)
+        _write_with_sitk(image, folder / path.name, compressed=True)
+        for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
             file.replace(path.with_name(file.name))
+    except OSError as error:
+        raise not_written(path, error) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_with_sitk(image: sitk.Image, path: Path, *, compressed: bool) -> None:
+    try:
+        sitk.WriteImage(image, str(path), compressed)
+    except RuntimeError as error:
+        raise OSError(errno.EIO, str(error).strip().splitlines()[-1]) from None
 
 
 @contextmanager

@@ -22,6 +22,8 @@ from kitspipe.imaging.volume import Grid, Matrix, Shape, Triple
 _PIXDIM, _UNITS = slice(76, 92), slice(123, 124)
 _CODES, _TRANSFORMS = slice(252, 256), slice(256, 328)
 NIFTI_HEADER_BYTES = 348
+_SPACING_RANGE_MM = (0.01, 100.0)
+FARTHEST_MM = 1e5
 
 # The way a file axis runs -> (canonical array axis, sign).
 _LETTERS = {"S": (0, 1), "I": (0, -1), "P": (1, 1), "A": (1, -1), "L": (2, 1), "R": (2, -1)}
@@ -87,7 +89,7 @@ class Header:
         nrrd: the same for NRRD: the header's lines on geometry.
 
     Raises:
-        ValueError: no grid (see `Grid`).
+        ValueError: no grid (see `Grid`), or none that a patient has.
     """
 
     size: Shape
@@ -101,6 +103,12 @@ class Header:
 
     def __post_init__(self) -> None:
         self.grid  # noqa: B018  # no header without a grid
+        # Resampling others would take any memory.
+        low, high = _SPACING_RANGE_MM
+        if not all(low <= spacing <= high for spacing in self.spacing):
+            raise ValueError(f"spacing {self.spacing} mm is that of no CT")
+        if not all(abs(place) <= FARTHEST_MM for place in self.origin):
+            raise ValueError(f"origin {self.origin} mm is that of no CT")
 
     @property
     def grid(self) -> Grid:

@@ -1,19 +1,21 @@
-"""Voxels of NIfTI-1 files, read to the last byte: a truncated or corrupt file is an error.
+"""NIfTI-1 files: headers that contradict themselves, and voxels read to the last byte.
 
+SimpleITK takes what can't be for a default, and truncated or corrupt files for whole ones.
 Arrays are in the file's order (k, j, i).
 """
 
 from __future__ import annotations
 
-import gzip
 import struct
 from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
+from isal import igzip
 from numpy.typing import NDArray
 
-from kitspipe.imaging.header import NIFTI_HEADER_BYTES
+from kitspipe.imaging.header import FARTHEST_MM, NIFTI_HEADER_BYTES
+from kitspipe.imaging.packed import Packing, chunks, fill, require_room
 from kitspipe.imaging.volume import Shape
 
 # datatype -> numpy's. Source: nifti1.h, DT_*.
@@ -21,7 +23,82 @@ _DTYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8",
     256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
 }  # fmt: skip
-_CHUNK_BYTES = 1 << 22
+_FIRST_VOXEL_BYTE = 352
+_NIFTI2_HEADER_BYTES = 540
+# Over 300 mm this moves a voxel by 0.3 mm, less than half of one.
+_MOST_SHEAR = _SPACING_TOLERANCE = 1e-3
+
+
+def refuse_contradictions(raw: bytes) -> None:
+    """Raise where a NIfTI-1 header can't be right, but SimpleITK would make something of it.
+
+    Args:
+        raw: the file's first 348 bytes, unpacked. Headers of NIfTI-2 are left to SimpleITK.
+
+    Raises:
+        ValueError: no NIfTI header, impossible sizes, types or places, or an sform that is
+            sheared or has another spacing than pixdim.
+    """
+    if len(raw) < NIFTI_HEADER_BYTES:
+        raise ValueError("the file ends within its header")
+    order = _byte_order(raw)
+    if order is None:
+        return
+    sizes = struct.unpack(f"{order}8h", raw[40:56])
+    if not 1 <= sizes[0] <= 7 or min(sizes[1 : sizes[0] + 1]) < 1:
+        raise ValueError(f"a NIfTI header of impossible size, dim {sizes}")
+    code, bits = struct.unpack(f"{order}2h", raw[70:74])
+    if code in _DTYPES and bits not in (0, 8 * np.dtype(_DTYPES[code]).itemsize):
+        raise ValueError(f"a NIfTI header with {bits} bits for values of type {code}")
+    (offset,) = struct.unpack(f"{order}f", raw[108:112])
+    if not (_FIRST_VOXEL_BYTE <= offset < 1 << 31 and offset == int(offset)):
+        raise ValueError(f"a NIfTI header with voxels from byte {offset:g} on")
+    slope, intercept = struct.unpack(f"{order}2f", raw[112:120])
+    if np.isfinite(slope) and slope != 0 and not np.isfinite(intercept):
+        raise ValueError(f"a NIfTI header with an intercept, scl_inter, of {intercept:g}")
+    spacing = np.array(struct.unpack(f"{order}3f", raw[80:92]))
+    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
+        raise ValueError(f"a NIfTI header with a spacing, pixdim, of {_listed(spacing)}")
+    qform_code, sform_code = struct.unpack(f"{order}2h", raw[252:256])
+    if sform_code > 0:
+        _refuse_odd_sform(np.array(struct.unpack(f"{order}12f", raw[280:328])), spacing)
+    elif qform_code > 0:
+        _refuse_odd_qform(np.array(struct.unpack(f"{order}6f", raw[256:280])))
+
+
+def _byte_order(raw: bytes) -> str | None:
+    """`<` or `>`; None for NIfTI-2."""
+    for order in "<>":
+        (header_bytes,) = struct.unpack(f"{order}i", raw[:4])
+        if header_bytes == NIFTI_HEADER_BYTES and raw[344:348] == b"n+1\0":
+            return order
+        if header_bytes == _NIFTI2_HEADER_BYTES and raw[4:7] == b"n+2":
+            return None
+    raise ValueError("no NIfTI header of one file with its voxels (n+1)")
+
+
+def _refuse_odd_sform(rows: NDArray[np.float64], spacing: NDArray[np.float64]) -> None:
+    """Raise where SimpleITK would take the qform or pixdim in the sform's place."""
+    # SimpleITK silently takes the qform where the sform's offsets are too large.
+    if not (np.isfinite(rows).all() and np.abs(rows).max() <= FARTHEST_MM):
+        raise ValueError(f"a NIfTI header with an sform of {_listed(rows)} mm")
+    axes = rows.reshape(3, 4)[:, :3]
+    lengths = np.sqrt((axes**2).sum(axis=0))
+    cosines = axes.T @ axes / np.outer(lengths, lengths).clip(1e-6)
+    if np.abs(cosines[np.triu_indices(3, 1)]).max() > _MOST_SHEAR:
+        raise ValueError("an sform that is not orthonormal")
+    if not np.allclose(lengths, spacing, rtol=_SPACING_TOLERANCE, atol=0):
+        raise ValueError(
+            f"a NIfTI header with two spacings, pixdim {_listed(spacing)} mm "
+            f"and sform {_listed(lengths)} mm"
+        )
+
+
+def _refuse_odd_qform(values: NDArray[np.float64]) -> None:
+    """Raise where the quaternion (b, c, d) is longer than 1, or the offsets are no place."""
+    is_turn = float((values[:3] ** 2).sum()) <= 1 + _MOST_SHEAR
+    if not (is_turn and np.abs(values[3:]).max() <= FARTHEST_MM):
+        raise ValueError(f"a NIfTI header with a qform of {_listed(values)}")
 
 
 def read_voxels(path: Path, size: Shape) -> NDArray[Any]:
@@ -32,36 +109,37 @@ def read_voxels(path: Path, size: Shape) -> NDArray[Any]:
         size: voxels along the file's axes (i, j, k).
 
     Raises:
-        OSError, EOFError, zlib.error: the file is cut short or corrupt.
-        ValueError: it has values of a type that is no CT's or mask's (complex, RGB).
+        OSError, EOFError, IsalError: the file is cut short or corrupt.
+        ValueError: it has values of a type that is no CT's or mask's (complex, RGB), or goes on
+            after its last voxel.
     """
-    opened = gzip.open if path.name.lower().endswith(".gz") else open
-    with opened(path, "rb") as file:
+    is_packed = path.name.lower().endswith(".gz")
+    packing: Packing = "gzip" if is_packed else "raw"
+    with igzip.open(path, "rb") if is_packed else path.open("rb") as opened:
+        file = cast("IO[bytes]", opened)
         raw = file.read(NIFTI_HEADER_BYTES)
         order = "<" if struct.unpack("<i", raw[:4])[0] == NIFTI_HEADER_BYTES else ">"
         (code,) = struct.unpack(f"{order}h", raw[70:72])
         offset, slope, intercept = struct.unpack(f"{order}3f", raw[108:120])
         if code not in _DTYPES:
             raise ValueError(f"values of NIfTI type {code}, which are not single numbers")
-        stored = np.empty(size[::-1], np.dtype(order + _DTYPES[code]))
-        _fill(cast("IO[bytes]", file), int(offset) - NIFTI_HEADER_BYTES, stored)
+        dtype = np.dtype(order + _DTYPES[code])
+        voxel_bytes = int(np.prod(size, dtype=np.int64)) * dtype.itemsize
+        require_room(path, int(offset), packing, voxel_bytes + int(offset) * is_packed)
+        stored = np.empty(size[::-1], dtype)
+        # Past the header's extensions.
+        file.seek(int(offset))
+        fill(stored, chunks(file))
     native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     if not np.isfinite([slope, intercept]).all() or slope == 0 or (slope, intercept) == (1, 0):
         return native
     scaled = np.empty(native.shape, np.float32)
-    for k, values in enumerate(native):
-        scaled[k] = values * float(slope) + float(intercept)
+    # What is beyond float32 is infinite, and ends as the largest HU.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for k, values in enumerate(native):
+            scaled[k] = values * float(slope) + float(intercept)
     return scaled
 
 
-def _fill(file: IO[bytes], skipped: int, stored: NDArray[Any]) -> None:
-    """Read past the header's extensions, then all voxels, then to the end for the checksum."""
-    file.read(max(0, skipped))
-    place = memoryview(stored.reshape(-1).view(np.uint8).data)
-    while place:
-        count = file.readinto(place[:_CHUNK_BYTES])  # type: ignore[attr-defined]
-        if not count:
-            raise EOFError(f"the file ends {len(place)} bytes before its last voxel")
-        place = place[count:]
-    while file.read(_CHUNK_BYTES):
-        pass
+def _listed(values: NDArray[np.float64]) -> str:
+    return " x ".join(f"{value:g}" for value in values)

@@ -26,7 +26,7 @@ def to_hounsfield(values: NDArray[Any]) -> NDArray[np.int16]:
         if stored.dtype.kind == "f":
             rounded = np.nan_to_num(np.rint(stored), nan=MINIMAL_HU, posinf=most)
         else:
-            rounded = stored.astype(np.int64)
+            rounded = np.minimum(stored, min(most, np.iinfo(stored.dtype).max)).astype(np.int64)
         into[...] = np.clip(rounded, MINIMAL_HU, most)
     return hounsfield
 

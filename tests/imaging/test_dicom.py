@@ -3,10 +3,8 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from dicom_files import write_series, write_slice
 
 from kitspipe import console
 from kitspipe.errors import UserError
@@ -14,46 +12,6 @@ from kitspipe.imaging.dicom import is_dicom, read_series
 from kitspipe.imaging.formats import read_image, read_labels, write_labels
 from kitspipe.imaging.header import header_for
 from kitspipe.imaging.volume import Box, Volume
-
-
-def write_slice(path, pixels, position, header, **changed):
-    """One axial slice as a scanner writes it: unsigned values, HU + 1024."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    part = FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
-    part.SOPClassUID, part.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-    part.Modality, part.ImageType = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"]
-    part.SeriesInstanceUID, part.SeriesDescription = "1.2.3", "arterial"
-    columns = np.reshape(header.direction, (3, 3))
-    part.ImagePositionPatient = [f"{value:.6f}" for value in position]
-    part.ImageOrientationPatient = [f"{value:.10f}" for value in columns[:, :2].T.ravel()]
-    part.PixelSpacing = [header.spacing[1], header.spacing[0]]
-    part.Rows, part.Columns = pixels.shape
-    part.SamplesPerPixel, part.PhotometricInterpretation = 1, "MONOCHROME2"
-    part.BitsAllocated, part.BitsStored, part.HighBit, part.PixelRepresentation = 16, 16, 15, 0
-    part.RescaleSlope, part.RescaleIntercept = 1, -1024
-    part.PixelData = (pixels.astype(np.int32) + 1024).astype("<u2").tobytes()
-    for name, value in changed.items():
-        setattr(part, name, value)
-    pydicom.dcmwrite(path, part, enforce_file_format=True)
-
-
-def write_series(folder, volume, *, shift=None, skipped=(), prefix="", **changed):
-    """A series of the volume's slices under names that say nothing of their order."""
-    folder.mkdir(exist_ok=True)
-    header = header_for(volume.grid)
-    normal = np.reshape(header.direction, (3, 3))[:, 2]
-    names = np.random.default_rng(5).permutation(len(volume.array))
-    for k, pixels in enumerate(volume.array):
-        if k in skipped:
-            continue
-        position = np.asarray(header.origin) + normal * header.spacing[2] * k
-        if shift is not None:
-            position = position + shift(k, normal)
-        write_slice(folder / f"{prefix}{names[k]:03d}", pixels, position, header, **changed)
-    return folder
 
 
 @pytest.fixture
@@ -142,11 +100,13 @@ def test_of_several_series_the_longest_is_taken_and_said_so(tmp_path, ct, capsys
     short = ct.crop(Box(start=(0, 0, 0), stop=(4, *hard_grid.shape[1:])))
     write_series(folder, short, prefix="b", SeriesInstanceUID="1.2.4", SeriesDescription="late")
     (folder / "readme.txt").write_text("not DICOM")
-    console.set_verbosity(console.NORMAL)
+    console.set_verbosity(console.QUIET)
     volume, _ = read_series(folder)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
+    console.set_verbosity(console.NORMAL)
     assert volume.grid.shape == hard_grid.shape
-    assert "'arterial' with 17 slices, not 'late' (4)" in said
+    assert "took the CT series 'arterial' (17 slices, 1.2.3), not 'late' (4 slices, 1.2.4)" in said
+    assert "--series UID" in said
 
 
 def test_a_folder_of_other_files_is_no_series(tmp_path):

@@ -1,5 +1,7 @@
 import gzip
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import nibabel
@@ -284,3 +286,30 @@ def test_capital_suffixes_are_read(tmp_path, ct):
     write_image(tmp_path / "ct.nii.gz", ct, header_for(ct.grid))
     shutil.copy(tmp_path / "ct.nii.gz", tmp_path / "CT.NII.GZ")
     np.testing.assert_array_equal(read_image(tmp_path / "CT.NII.GZ")[0].array, ct.array)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"])
+def test_a_full_disk_leaves_a_message_and_no_file(tmp_path, suffix):
+    # A limit on the size of files stands in for the disk; in a process of its own, as it stays.
+    file = tmp_path / f"mask{suffix}"
+    script = (
+        "import resource, signal, sys; import numpy as np; from pathlib import Path\n"
+        "from kitspipe.errors import UserError\n"
+        "from kitspipe.imaging.formats import write_labels\n"
+        "from kitspipe.imaging.header import header_for\n"
+        "from kitspipe.imaging.volume import Grid, Volume\n"
+        "grid = Grid(shape=(20, 30, 40), spacing=(2.5, 0.7, 0.8))\n"
+        "noise = np.random.default_rng(0).integers(0, 255, grid.shape).astype(np.uint8)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+        "try:\n"
+        f"    write_labels(Path(sys.argv[1]), Volume(array=noise, grid=grid), "
+        f"header_for(grid, suffix='{suffix}'))\n"
+        "except UserError as error:\n"
+        "    print('refused', error.found)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(file)], capture_output=True, text=True, check=True
+    )
+    assert "refused it can't be written" in done.stdout
+    assert list(tmp_path.iterdir()) == []
