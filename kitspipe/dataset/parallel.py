@@ -12,6 +12,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from kitspipe import console
 from kitspipe.dataset.cases import Case
+from kitspipe.dataset.worker_death import Tracked, one_at_a_time, tracked
 from kitspipe.errors import UserError
 
 R = TypeVar("R")
@@ -35,28 +36,45 @@ def for_each_case(
 ) -> Iterator[R | CaseFailure]:
     """What `work` returns for each case, in the cases' order, as soon as it is there.
 
+    Cases under way when a worker process dies are tried again one at a time, so that only
+    one that kills its process alone is a failure.
+
     Args:
         work: called in a worker process; must be picklable.
         cases: what it is called with.
         jobs: processes; None one per core, 1 works in this one.
         label: stands before the progress.
-
-    Raises:
-        UserError: a worker process was killed from outside.
     """
     processes = min(joblib.cpu_count() if jobs is None else jobs, max(1, len(cases)))
-    # "prefer" and not a fixed backend, so that a caller can choose a cluster's.
-    parallel = joblib.Parallel(n_jobs=processes, prefer="processes", return_as="generator")
-    try:
-        results = parallel(joblib.delayed(_Guarded(work))(case) for case in cases)
+    with tracked(_Guarded(work)) as tracked_work:
+        results = _despite_deaths(tracked_work, cases, processes)
         yield from console.progress(results, len(cases), label)
-    except TerminatedWorkerError:
-        raise UserError(
-            label,
-            found="a worker process was killed, most likely for lack of memory",
-            expected=f"memory for {processes} cases at a time",
-            remedy="use fewer processes: -j 1",
-        ) from None
+
+
+def _despite_deaths(
+    work: Tracked[R | CaseFailure], cases: Sequence[Case], processes: int
+) -> Iterator[R | CaseFailure]:
+    settled: dict[int, R | CaseFailure] = {}
+    position = 0
+    while position < len(cases):
+        todo = {n: cases[n] for n in range(position, len(cases)) if n not in settled}
+        # "prefer" and not a fixed backend, so that a caller can choose a cluster's.
+        parallel = joblib.Parallel(n_jobs=processes, prefer="processes", return_as="generator")
+        results = parallel(joblib.delayed(work)(case) for case in todo.values())
+        try:
+            while position < len(cases):
+                yield settled.pop(position) if position in settled else next(results)
+                position += 1
+            # joblib takes a generator that is not used up for one that was given up.
+            next(results, None)
+        except TerminatedWorkerError:
+            todo = {number: case for number, case in todo.items() if number >= position}
+            for number, result in one_at_a_time(work, todo).items():
+                settled[number] = (
+                    CaseFailure(case_id=cases[number].id, error=result)
+                    if isinstance(result, UserError)
+                    else result
+                )
 
 
 class _Guarded(Generic[R]):
@@ -70,6 +88,14 @@ class _Guarded(Generic[R]):
             return self._work(case)
         except UserError as error:
             return CaseFailure(case_id=case.id, error=error)
+        except OSError as error:
+            unreadable = UserError(
+                error.filename or case.image,
+                found=f"it can't be read: {error.strerror or error}",
+                expected="files that stay where they are while a command runs",
+                remedy="look at the file and its disk, then run the same command again",
+            )
+            return CaseFailure(case_id=case.id, error=unreadable)
         except Exception:
             defect = UserError(
                 case.image,

@@ -6,7 +6,7 @@ Axes: (Z, Y, X). Foreground, and the whole kidney, is every voxel with a label: 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -173,21 +173,12 @@ class Fingerprint(Document, frozen=True, kw_only=True):
         return np.array(low) + (HU_BIN - 1) / 2, np.array([pooled[low_hu] for low_hu in low])
 
 
-def merge(a: Fingerprint, b: Fingerprint) -> Fingerprint:
-    """The cases of both, in whichever order they are given.
-
-    Raises:
-        ValueError: a case is in both with other values.
-    """
-    merged = {case.id: case for case in a.cases}
-    for case in b.cases:
-        if merged.setdefault(case.id, case) != case:
-            raise ValueError(f"{case.id} was measured twice with other results")
-    return Fingerprint(cases=tuple(merged[name] for name in sorted(merged)))
-
-
 def fingerprint_cases(
-    cases: Sequence[Case], known: Fingerprint | None, jobs: int | None, values: Labels = _KITS
+    cases: Sequence[Case],
+    known: Fingerprint | None,
+    jobs: int | None,
+    values: Labels = _KITS,
+    keep: Callable[[CaseFingerprint], None] | None = None,
 ) -> Fingerprint:
     """The fingerprint of these cases; those in `known` whose files did not change cost a hash.
 
@@ -196,6 +187,7 @@ def fingerprint_cases(
         known: an earlier fingerprint.
         jobs: processes; None one per core.
         values: which label value is what.
+        keep: called with each case at once.
 
     Raises:
         UserError: cases that could not be measured, all named; or no case has a kidney.
@@ -209,6 +201,8 @@ def fingerprint_cases(
             failures.append(result)
         else:
             measured.append(result)
+            if keep is not None:
+                keep(result)
     _refuse_failures(failures, len(cases))
     if not any(case.slices_with_kidney for case in measured):
         raise UserError(

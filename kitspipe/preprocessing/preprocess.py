@@ -20,8 +20,8 @@ from kitspipe.imaging.components import signed_distance
 from kitspipe.imaging.formats import read_image, read_labels
 from kitspipe.imaging.resample import resample_image, resample_labels
 from kitspipe.imaging.volume import Grid, Triple, Volume
-from kitspipe.planning.document import as_read
-from kitspipe.planning.fingerprint import file_sha256
+from kitspipe.planning.document import as_read, read_document
+from kitspipe.planning.fingerprint import Fingerprint, file_sha256
 from kitspipe.planning.plan import AxisSpacing, Labels, Plan
 from kitspipe.preprocessing.rois import clean_kidneys, kidney_rois
 from kitspipe.preprocessing.store import (
@@ -147,9 +147,11 @@ def open_cases(
     """Handles to the regions of preprocessed cases.
 
     Raises:
-        UserError: a case is not preprocessed, or with other plan values.
+        UserError: a case is not preprocessed, with other plan values, or from other files
+            than the plan.
     """
     regions = []
+    measured = _measured_files(workspace)
     for case_id in ids:
         folder = workspace.preprocessed_folder(stage) / case_id
         record = read_record(folder)
@@ -160,8 +162,25 @@ def open_cases(
                 expected="arrays of the plan as it is now",
                 remedy="run kitspipe_preprocess",
             )
+        hashes = (record.image_sha256, record.labels_sha256)
+        if measured.get(case_id, hashes) != hashes:
+            raise UserError(
+                folder,
+                found="arrays made from another scan or mask than the fingerprint",
+                expected="both from the files as they are now",
+                remedy="run kitspipe_plan_and_preprocess",
+            )
         regions += open_regions(folder, record)
     return regions
+
+
+def _measured_files(workspace: Workspace) -> dict[str, tuple[str, str]]:
+    """Case -> hashes of the scan and the mask that the fingerprint knows."""
+    file = workspace.fingerprint_file
+    if not file.exists():
+        return {}
+    fingerprint = read_document(file, Fingerprint, made_by="kitspipe_fingerprint")
+    return {case.id: (case.image_sha256, case.labels_sha256) for case in fingerprint.cases}
 
 
 def source_cases(workspace: Workspace, stage: Stage, ids: Sequence[str]) -> list[Case]:

@@ -153,7 +153,13 @@ class TrainingCase:
 
 
 def write_case(folder: Path, record: CaseRecord, regions: list[RegionArrays]) -> None:
-    """Write a case's folder beside and rename it."""
+    """Write a case's folder beside and rename it; one that another command wrote is kept.
+
+    Raises:
+        UserError: the disk is full, the folder is read-only or was removed.
+    """
+    if read_key(folder) == record.key:
+        return
     with workspace.replacing(folder) as temporary:
         temporary.mkdir()
         for region in regions:
@@ -204,10 +210,10 @@ def open_regions(folder: Path, record: CaseRecord) -> list[TrainingCase]:
 
 
 def _write(path: Path, array: NDArray[Any]) -> None:
-    blosc2.asarray(
+    # Written by Python: blosc2 hides why the system refused.
+    stored = blosc2.asarray(
         np.ascontiguousarray(array),
-        urlpath=str(path),
-        mode="w",
+        contiguous=True,
         chunks=tuple(min(c, max(1, n)) for c, n in zip(_CHUNK, array.shape, strict=True)),
         cparams={
             "codec": blosc2.Codec.LZ4,
@@ -216,6 +222,7 @@ def _write(path: Path, array: NDArray[Any]) -> None:
             "nthreads": 1,
         },
     )
+    path.write_bytes(stored.to_cframe())
 
 
 def _read(path: Path, box: Box, fill: int) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Worker processes that read and augment patches; a dead worker is an error with its traceback.
+"""Worker processes that read and augment patches; one that fails, dies or hangs names its cases.
 
 Built on batchgenerators' loaders and multi-process augmenter. Kidney batches hold images
 (N, 1, Z, Y, X) and targets (N, Z*rz, Y*ry, X*rx); tumor batches hold slabs (N, S, Y, X) and the
@@ -7,7 +7,11 @@ targets (N, Y, X) of their middle slices.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +23,7 @@ from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAu
 from numpy.typing import NDArray
 from scipy.ndimage import zoom
 
+from kitspipe.errors import UserError
 from kitspipe.planning.plan import KidneyPlan, TumorPlan
 from kitspipe.preprocessing.intensity import normalize, normalize_masked
 from kitspipe.preprocessing.store import TrainingCase
@@ -28,10 +33,11 @@ Sampler = KidneySampler | TumorSampler
 Arrays = dict[str, Any]
 
 _JITTER_KNOTS = 5
+_PATIENCE_S = 300.0
 
 
 class WorkerError(RuntimeError):
-    """A worker process failed; the message holds the cases it worked on and its traceback."""
+    """A worker process raised; the message holds the cases it worked on and its traceback."""
 
 
 class Transform(Protocol):
@@ -75,12 +81,26 @@ class PatchReader(SlimDataLoaderBase):  # type: ignore[misc]
         self._epoch = epoch
         self._steps = steps
         self._made = 0
+        # Shared memory: what a worker writes here outlives it.
+        self._under_way = multiprocessing.RawArray("q", [-1] * max(1, workers))
+
+    def under_way(self, worker: int) -> tuple[str, ...]:
+        """Names of the regions that a worker reads, or read last; empty before its first."""
+        first = self._under_way[worker]
+        return () if first < 0 else tuple(case.name for case, _ in self._requests(first))
+
+    def _requests(self, first: int) -> list[tuple[TrainingCase, PatchRequest]]:
+        requests = [
+            self._data.request(self._epoch, first + index) for index in range(self.batch_size)
+        ]
+        return [(self._data.cases[request.region], request) for request in requests]
 
     def set_thread_id(self, thread_id: int) -> None:
         """Called in the worker when it starts."""
         super().set_thread_id(thread_id)
         # Ctrl-C goes to the whole group; the trainer decides when its workers end.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
     def generate_train_batch(self) -> Arrays:
         """The arrays of the next batch, not augmented yet.
@@ -94,19 +114,15 @@ class PatchReader(SlimDataLoaderBase):  # type: ignore[misc]
             raise StopIteration
         self._made += 1
         first = self._steps[position] * self.batch_size
-        requests = [
-            self._data.request(self._epoch, first + index) for index in range(self.batch_size)
-        ]
-        cases = [self._data.cases[request.region] for request in requests]
-        names = tuple(case.name for case in cases)
+        self._under_way[self.thread_id] = first
+        requests = self._requests(first)
+        names = tuple(case.name for case, _ in requests)
         try:
-            patches = [
-                self._read(case, request) for case, request in zip(cases, requests, strict=True)
-            ]
+            patches = [self._read(case, request) for case, request in requests]
         except Exception:
             return {"failure": traceback.format_exc(), "cases": names}
         arrays: Arrays = {key: np.stack([patch[key] for patch in patches]) for key in patches[0]}
-        return {**arrays, "seeds": [request.seed for request in requests], "cases": names}
+        return {**arrays, "seeds": [request.seed for _, request in requests], "cases": names}
 
 
 class Reporting:
@@ -125,16 +141,20 @@ class Reporting:
             return {"failure": traceback.format_exc(), "cases": arrays["cases"]}
 
 
-def batches(reader: PatchReader, transform: Transform, *, workers: int) -> Iterator[Batch]:
+def batches(
+    reader: PatchReader, transform: Transform, *, workers: int, patience_s: float = _PATIENCE_S
+) -> Iterator[Batch]:
     """The reader's batches, augmented, in order.
 
     Args:
         reader: what is read.
         transform: how it is augmented.
         workers: processes; 0 works in this one.
+        patience_s: how long a batch may take, as long as none is waiting.
 
     Raises:
-        WorkerError: a worker raised, or died.
+        WorkerError: a worker raised.
+        UserError: a worker was killed, or hangs.
     """
     reporting = Reporting(transform)
     if workers == 0:
@@ -144,20 +164,97 @@ def batches(reader: PatchReader, transform: Transform, *, workers: int) -> Itera
     source = MultiThreadedAugmenter(
         reader, reporting, workers, num_cached_per_queue=2, seeds=list(range(workers))
     )
+    source.restart()
+    processes = [*source._processes]
+
+    def give_up() -> None:
+        source.abort_event.set()
+        # One that hangs may not even hear SIGTERM, and would keep this process from ending.
+        for process in processes:
+            process.kill()
+
+    patience = _Patience(give_up, patience_s)
     try:
         while True:
             try:
-                arrays = next(source)
+                with patience:
+                    arrays = next(source)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                raise WorkerError(
-                    "a worker process was killed (often: the machine ran out of memory); "
-                    "fewer workers (--workers) need less"
-                ) from error
+            except RuntimeError:
+                dead = [n for n, process in enumerate(processes) if process.exitcode]
+                raise (
+                    _hanging(reader, len(processes), patience_s)
+                    if patience.is_over
+                    else _killed(reader, {n: processes[n].exitcode for n in dead})
+                ) from None
             yield _batch(arrays)
     finally:
+        patience.end()
         source._finish()
+
+
+class _Patience:
+    """Calls a function when what is done within it takes too long.
+
+    The library itself waits for a stuck worker without end.
+    """
+
+    def __init__(self, give_up: Callable[[], None], seconds: float) -> None:
+        self.is_over = False
+        self._give_up = give_up
+        self._seconds = seconds
+        self._since: float | None = None
+        self._ended = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def __enter__(self) -> None:
+        self._since = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        self._since = None
+
+    def end(self) -> None:
+        """Watch no longer."""
+        self._ended.set()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(min(1.0, self._seconds)):
+            since = self._since
+            if since is not None and time.monotonic() - since > self._seconds:
+                self.is_over = True
+                self._give_up()
+                return
+
+
+def _end_with_parent(parent: int) -> None:
+    """In a worker: a training that is killed must leave none behind."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+def _killed(reader: PatchReader, exit_codes: dict[int, int]) -> UserError:
+    names = sorted({name for worker in exit_codes for name in reader.under_way(worker)})
+    signals = sorted({-code for code in exit_codes.values()})
+    return UserError(
+        ", ".join(names) or "training cases",
+        found=f"the loading process that read them was killed by signal {signals}",
+        expected="memory for the loading processes",
+        remedy="most likely memory ran out: use fewer with --workers; the training goes on "
+        "from its last checkpoint",
+    )
+
+
+def _hanging(reader: PatchReader, workers: int, seconds: float) -> UserError:
+    names = sorted({name for worker in range(workers) for name in reader.under_way(worker)})
+    return UserError(
+        ", ".join(names) or "training cases",
+        found=f"no batch for {seconds:.0f} s while loading processes read them",
+        expected="a batch within seconds",
+        remedy="look whether the disk with the arrays answers; the training goes on from its "
+        "last checkpoint",
+    )
 
 
 def kidney_patch(case: TrainingCase, request: PatchRequest, plan: KidneyPlan) -> Arrays:

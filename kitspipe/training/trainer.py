@@ -105,8 +105,8 @@ class Trainer:
             Whether the training is complete; its weights then lie in `final.safetensors`.
 
         Raises:
-            UserError: the loss is not finite; the last good checkpoint is kept.
-            WorkerError: a loading process failed.
+            UserError: the loss is not finite, or a loading process died; the checkpoint is kept.
+            WorkerError: a loading process raised.
         """
         epochs = self.task.schedule.epochs
         label = f"{self.task.stage} {self.folder.name}"

@@ -217,10 +217,10 @@ def test_a_full_disk_leaves_what_was_there(saved, name):
     # Writing fails after these bytes, as it does where a disk is full.
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        with pytest.raises(OSError, match="File too large") as caught:
+        with pytest.raises(UserError, match="File too large") as caught:
             save_weights(path, nn.Linear(100, 100), plan_sha256="cd", stage="kidney")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert caught.value.filename == str(path)
+    assert caught.value.file == str(path)
     assert saved.read_bytes() == before
     assert [file.name for file in saved.parent.iterdir()] == [saved.name]

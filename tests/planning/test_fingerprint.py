@@ -25,8 +25,8 @@ from kitspipe.planning.fingerprint import (
     file_sha256,
     fingerprint_case,
     fingerprint_cases,
-    merge,
 )
+from kitspipe.planning.measured import merge
 from kitspipe.planning.plan import Labels
 
 # Kidney voxels of 2.5 x 0.7 x 0.8 mm: a block of 5 x 20 x 20 is 2.8 ml, one of 9 x 30 x 20 7.56 ml.

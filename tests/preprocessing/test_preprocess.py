@@ -1,3 +1,6 @@
+import os
+import resource
+
 import msgspec
 import numpy as np
 import pytest
@@ -9,6 +12,8 @@ from kitspipe.errors import UserError
 from kitspipe.imaging.formats import write_image, write_labels
 from kitspipe.imaging.header import header_for
 from kitspipe.imaging.volume import Box, Grid, Volume
+from kitspipe.planning.document import write_document
+from kitspipe.planning.fingerprint import fingerprint_cases
 from kitspipe.planning.plan import Labels
 from kitspipe.preprocessing.preprocess import (
     kidney_arrays,
@@ -19,7 +24,7 @@ from kitspipe.preprocessing.preprocess import (
     source_cases,
     tumor_arrays,
 )
-from kitspipe.workspace import Workspace
+from kitspipe.workspace import STAGES, Workspace
 
 GRID = Grid(shape=(21, 45, 61), spacing=(4.0, 2.5, 2.0), origin=(-31.0, 12.5, 700.0))
 
@@ -166,6 +171,91 @@ def test_a_changed_mask_is_preprocessed_anew(case, tmp_path):
     other[4:6] = 0
     write_labels(case.labels, Volume(array=other, grid=GRID), header_for(GRID, axes="IPL"))
     assert preprocess_case(case, small_plan(), place).made == ("kidney", "tumor")
+
+
+def test_a_mask_replaced_by_one_of_the_same_size_and_date_is_preprocessed_anew(tmp_path):
+    header = header_for(GRID, axes="IPL")
+    scan, mask = tmp_path / "scan.nii", tmp_path / "mask.nii"
+    write_image(scan, image(), header)
+    write_labels(mask, labels_of_two_kidneys(), header)
+    case, before = Case(id="case_00001", image=scan, labels=mask), mask.stat()
+    place = Workspace(root=tmp_path)
+    preprocess_case(case, small_plan(), place)
+    other = labels_of_two_kidneys().array.copy()
+    other[4:6] = 0
+    write_labels(mask, Volume(array=other, grid=GRID), header)
+    os.utime(mask, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (mask.stat().st_size, mask.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert preprocess_case(case, small_plan(), place).made == ("kidney", "tumor")
+    (region,) = open_cases(place, "kidney", small_plan(), ["case_00001"])
+    expected = kidney_arrays(image(), Volume(array=other, grid=GRID), small_plan()).target
+    np.testing.assert_array_equal(region.read_target(region.whole), expected)
+
+
+def test_a_new_date_alone_makes_nothing_anew(case, tmp_path):
+    place = Workspace(root=tmp_path)
+    preprocess_case(case, small_plan(), place)
+    os.utime(case.image, (0, 0))
+    os.utime(case.labels, (0, 0))
+    assert preprocess_case(case, small_plan(), place).made == ()
+
+
+def test_a_changed_stage_leaves_the_other_ones_files_alone(case, tmp_path):
+    place = Workspace(root=tmp_path)
+    preprocess_case(case, small_plan(), place)
+    kidney = place.preprocessed_folder("kidney") / case.id
+    before = kidney.stat()
+    preprocess_case(case, small_plan(tumor=small_tumor_plan(roi_margin_mm=5.0)), place)
+    assert (kidney.stat().st_ino, kidney.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_values_that_no_array_depends_on_make_nothing_anew(case, tmp_path):
+    place = Workspace(root=tmp_path)
+    preprocess_case(case, small_plan(), place)
+    changed = small_plan(
+        kidney=small_kidney_plan(window_stride=(4, 16, 16)), tumor=small_tumor_plan(threshold=0.4)
+    )
+    assert preprocess_case(case, changed, place).made == ()
+
+
+def test_arrays_of_a_mask_that_is_no_more_are_never_opened(case, tmp_path):
+    place = Workspace(root=tmp_path)
+    preprocess_case(case, small_plan(), place)
+    write_document(place.fingerprint_file, fingerprint_cases([case], None, 1))
+    assert open_cases(place, "kidney", small_plan(), [case.id])
+    other = labels_of_two_kidneys().array.copy()
+    other[4:6] = 0
+    write_labels(case.labels, Volume(array=other, grid=GRID), header_for(GRID, axes="IPL"))
+    write_document(place.fingerprint_file, fingerprint_cases([case], None, 1))
+    for stage in STAGES:
+        with pytest.raises(UserError, match="another scan or mask than the fingerprint"):
+            open_cases(place, stage, small_plan(), [case.id])
+    preprocess_case(case, small_plan(), place)
+    assert open_cases(place, "kidney", small_plan(), [case.id])
+
+
+def test_the_same_case_gives_the_same_bytes_whenever_it_is_made(case, tmp_path, monkeypatch):
+    stored = []
+    for name, now in (("first", 1e9), ("second", 1.5e9)):
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        place = Workspace(root=tmp_path / name)
+        preprocess_case(case, small_plan(), place)
+        files = sorted(file for file in place.root.rglob("*") if file.is_file())
+        stored.append({str(f.relative_to(place.root)): f.read_bytes() for f in files})
+    assert stored[0] == stored[1]
+    assert len(stored[0]) == 2 + 3 + 2 * 4
+
+
+def test_arrays_that_do_not_fit_on_the_disk_are_a_message_and_nothing_else(case, tmp_path):
+    place = Workspace(root=tmp_path / "place")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        with pytest.raises(UserError, match=r"case_00001\n[\s\S]*File too large"):
+            preprocess_case(case, small_plan(), place)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [path for path in place.root.rglob("*") if "case" in path.name]
 
 
 def test_a_case_that_is_not_preprocessed_is_named(tmp_path):

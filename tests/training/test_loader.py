@@ -1,11 +1,16 @@
+import json
+import multiprocessing
 import os
 import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from small_data import tumor_regions
 from small_plans import AUGMENTATION, small_tumor_plan
 
+from kitspipe.errors import UserError
 from kitspipe.imaging.volume import Box
 from kitspipe.preprocessing.intensity import background_value
 from kitspipe.training.augmentation import Augment
@@ -19,7 +24,7 @@ def read(case, request):
     return tumor_slab(case, request, PLAN)
 
 
-def loaded(regions, workers, read=read, steps=range(5), epoch=1):
+def loaded(regions, workers, read=read, steps=range(5), epoch=1, patience_s=60.0):
     reader = PatchReader(
         TumorSampler(regions, PLAN, 3),
         read,
@@ -29,7 +34,7 @@ def loaded(regions, workers, read=read, steps=range(5), epoch=1):
         workers=workers,
     )
     augment = Augment(AUGMENTATION, fill=background_value(PLAN.hu_window))
-    return batches(reader, augment, workers=workers)
+    return batches(reader, augment, workers=workers, patience_s=patience_s)
 
 
 def test_batches_do_not_depend_on_the_number_of_workers(tmp_path):
@@ -77,8 +82,75 @@ def killed(case, request):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_worker_that_is_killed_is_an_error_and_no_hang(tmp_path):
-    with pytest.raises(WorkerError, match="killed"):
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"case_0/(right|left)[\s\S]*killed by signal \[9\]"):
         list(loaded(tumor_regions(tmp_path), 2, read=killed))
+    assert time.monotonic() - started < 10
+
+
+def killed_on_the_left(case, request):
+    if case.name == "case_0/left":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read(case, request)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_only_the_cases_of_the_killed_worker_are_named(tmp_path):
+    regions = tumor_regions(tmp_path)
+    with pytest.raises(UserError) as caught:
+        list(loaded(regions, 2, read=killed_on_the_left, steps=range(20)))
+    assert "case_0/left" in caught.value.file
+
+
+def stuck(case, request):
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def test_workers_that_hang_are_an_error_and_are_gone_then(tmp_path):
+    regions, before = tumor_regions(tmp_path), set(multiprocessing.active_children())
+    with pytest.raises(UserError, match=r"case_0/(right|left)[\s\S]*no batch for 1 s"):
+        list(loaded(regions, 1, read=stuck, patience_s=1.0))
+    assert set(multiprocessing.active_children()) <= before
+
+
+def test_a_slow_training_is_not_taken_for_a_worker_that_hangs(tmp_path):
+    made = loaded(tumor_regions(tmp_path), 2, patience_s=1.0)
+    next(made)
+    time.sleep(2.5)
+    assert len(list(made)) == 4
+
+
+def _load_and_tell(folder):
+    made = loaded(tumor_regions(folder), 2)
+    next(made)
+    children = [child.pid for child in multiprocessing.active_children()]
+    (folder / "children.json").write_text(json.dumps(children))
+    time.sleep(60)
+
+
+def test_workers_end_when_their_training_is_killed(tmp_path):
+    trainer = multiprocessing.Process(target=_load_and_tell, args=(tmp_path,))
+    trainer.start()
+    told = tmp_path / "children.json"
+    wait_for(lambda: told.exists() and told.read_text().endswith("]"))
+    children = json.loads(told.read_text())
+    trainer.kill()
+    trainer.join()
+    assert len(children) == 2
+    wait_for(lambda: not any(map(is_running, children)))
+
+
+def wait_for(condition, seconds=20):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def is_running(process):
+    # Nobody may wait for an orphan in a container: it stays as a zombie then.
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def request(z, jitter=0.0):
