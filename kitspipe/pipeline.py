@@ -32,8 +32,7 @@ def plan_and_preprocess(
     jobs: int | None,
     cluster: str | None = None,
 ) -> int:
-    """check, fingerprint, plan, preprocess."""
-    check(data=data, jobs=jobs, cluster=cluster)
+    """fingerprint, which checks too, plan, preprocess."""
     fingerprint(data=data, workspace=workspace, plan_name=plan_name, jobs=jobs, cluster=cluster)
     plan(workspace=workspace, plan_name=plan_name, memory=memory, size=size, replan=replan)
     return preprocess(
@@ -50,52 +49,39 @@ def check(*, data: Path, jobs: int | None, cluster: str | None = None) -> int:
     from kitspipe.dataset.cases import find_dataset
     from kitspipe.dataset.check import check_dataset
     from kitspipe.dataset.cluster import on_cluster, same_everywhere
+    from kitspipe.dataset.problems import report
 
     dataset = find_dataset(same_everywhere(data, cluster))
     with on_cluster(cluster, reads=dataset.folder):
         problems = check_dataset(dataset, jobs)
-    errors = [problem for problem in problems if problem.severity == "error"]
-    for problem in problems:
-        (console.error if problem.severity == "error" else console.warning)(problem.text)
-    console.summary(
-        f"check {data}",
-        [
-            ("cases", len(dataset.cases)),
-            ("errors", len(errors)),
-            ("warnings", len(problems) - len(errors)),
-        ],
-    )
-    if errors:
-        raise UserError(
-            data,
-            found=f"{len(errors)} errors in {len({p.case_id for p in errors})} cases, named above",
-            expected="a data set without errors",
-            remedy="mend these cases or take them out",
-        )
+    report(data, problems, len(dataset.cases))
     return ALL_DONE
 
 
 def fingerprint(
     *, data: Path, workspace: Path, plan_name: str, jobs: int | None, cluster: str | None = None
 ) -> int:
-    """Measure a data set; cases that are measured already and did not change are kept."""
+    """Check and measure a data set; cases that are measured and did not change are kept.
+
+    Raises:
+        UserError: a problem is an error; the other cases' measures are kept.
+    """
     from kitspipe.dataset.cases import find_dataset
     from kitspipe.dataset.cluster import on_cluster, same_everywhere
+    from kitspipe.dataset.problems import report
     from kitspipe.planning.document import write_document
-    from kitspipe.planning.fingerprint import fingerprint_cases
     from kitspipe.planning.measured import kept, read_measured
-    from kitspipe.planning.plan import Labels
+    from kitspipe.planning.survey import survey_dataset
 
     place = Workspace(root=workspace, plan_name=plan_name)
     file = place.fingerprint_file
     known = read_measured(file)
     dataset = find_dataset(same_everywhere(data, cluster))
-    named = dataset.label_values
-    values = Labels(cyst=3) if named is None else Labels(**named)
     with on_cluster(cluster, reads=dataset.folder), kept(file) as keep:
-        measured = fingerprint_cases(dataset.labelled, known, jobs, values, keep)
-        write_document(file, measured)
-    console.summary("fingerprint", [("cases", len(measured.cases)), ("file", file)])
+        survey = survey_dataset(dataset, known, jobs, keep)
+        report(data, survey.problems, len(dataset.cases))
+        write_document(file, survey.fingerprint)
+    console.summary("fingerprint", [("cases", len(survey.fingerprint.cases)), ("file", file)])
     return ALL_DONE
 
 

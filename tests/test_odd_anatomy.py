@@ -9,6 +9,7 @@ import torch
 from small_plans import small_kidney_plan, small_plan, small_tumor_plan
 from torch import nn
 
+from kitspipe.dataset.case_files import CaseFiles
 from kitspipe.dataset.cases import Case
 from kitspipe.dataset.check import check_case
 from kitspipe.imaging.formats import write_image, write_labels
@@ -83,8 +84,8 @@ def hu(mask):
 @pytest.mark.parametrize("name", ANATOMIES)
 def test_every_kidney_has_a_region_that_holds_it(name):
     mask = kidneys(name)
-    labelled, count = clean_kidneys(mask, GRID, 10.0)
-    rois = kidney_rois(labelled, count, GRID, MARGIN_MM)
+    _, boxes = clean_kidneys(mask, GRID, 10.0)
+    rois = kidney_rois(boxes, GRID, MARGIN_MM)
     assert [roi.name for roi in rois if roi.side == "right"] == [
         name for name in NAMES[name] if name.startswith("right")
     ]
@@ -96,8 +97,8 @@ def test_every_kidney_has_a_region_that_holds_it(name):
 
 
 def test_the_region_of_a_cut_kidney_ends_with_the_scan():
-    labelled, count = clean_kidneys(kidneys("cut"), GRID, 10.0)
-    left = kidney_rois(labelled, count, GRID, MARGIN_MM)[1].box
+    _, boxes = clean_kidneys(kidneys("cut"), GRID, 10.0)
+    left = kidney_rois(boxes, GRID, MARGIN_MM)[1].box
     assert (left.start[0], left.stop[0]) == (0, 5 + 2)
 
 
@@ -125,7 +126,7 @@ def test_check_and_fingerprint_take_every_anatomy(tmp_path, name):
     errors = [p.found for p in check_case(case, None) if p.severity == "error"]
     # A mask without kidney may be another organ's, so check asks for a look at it.
     assert errors == (["no kidney; labels: background only"] if name == "none" else [])
-    record = fingerprint_case(case)
+    record = fingerprint_case(CaseFiles(case))
     assert len(record.kidney_extents_mm) == len(ANATOMIES[name])
     assert record.slices_with_kidney == int(mask.any(axis=(1, 2)).sum())
     assert record.kidney_ml == pytest.approx(mask.sum() * 0.02)

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kitspipe.dataset.case_files import CaseFiles
 from kitspipe.dataset.cases import Case, Dataset, duplicate_ids
 from kitspipe.dataset.parallel import CaseFailure, for_each_case
+from kitspipe.dataset.problems import Problem, Severity
 from kitspipe.errors import UserError
-from kitspipe.imaging.formats import read_image, read_labels
+from kitspipe.imaging.values import count_labels
 from kitspipe.imaging.volume import MINIMAL_HU, Grid
-
-Severity = Literal["error", "warning"]
 
 # KiTS21/23; KiTS19 has no cysts (reference: KiTS, labels and files).
 KITS_LABELS: Mapping[str, int] = {"kidney": 1, "tumor": 2, "cyst": 3}
@@ -40,42 +38,6 @@ MAXIMAL_P99_5_HU = 2500
 _SAMPLED_VOXELS = 2_000_000
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Problem:
-    """What is wrong with a case.
-
-    Args:
-        case_id: the case.
-        file: the file or files it is about; may be empty.
-        found: what is there.
-        expected: what should be there.
-        remedy: what the user can do.
-        severity: an `error` keeps the case from training, a `warning` does not.
-
-    Raises:
-        ValueError: a text other than `file` is empty.
-    """
-
-    case_id: str
-    file: str
-    found: str
-    expected: str
-    remedy: str
-    severity: Severity
-
-    def __post_init__(self) -> None:
-        if not all((self.case_id, self.found, self.expected, self.remedy)):
-            raise ValueError("a problem needs case_id, found, expected and remedy")
-
-    @property
-    def text(self) -> str:
-        """The problem as the console prints it."""
-        return (
-            f"{self.case_id}{': ' if self.file else ''}{self.file}\n  found:    {self.found}\n"
-            f"  expected: {self.expected}\n  to do:    {self.remedy}"
-        )
-
-
 def check_dataset(dataset: Dataset, jobs: int | None) -> list[Problem]:
     """All problems of all cases, in the order of the cases, then those between cases.
 
@@ -90,13 +52,9 @@ def check_dataset(dataset: Dataset, jobs: int | None) -> list[Problem]:
     work = partial(check_case, label_values=None, names=names)
     problems: list[Problem] = []
     results = for_each_case(work, dataset.cases, jobs=jobs, label="check")
-    for case, found in zip(dataset.cases, results, strict=True):
-        if isinstance(found, CaseFailure):
-            wrong = found.error
-            problems.append(_problem(case, wrong.file, wrong.found, wrong.expected, wrong.remedy))
-        else:
-            problems += found
-    return problems + _duplicate_problems(dataset.cases)
+    for found in results:
+        problems += [failed(found)] if isinstance(found, CaseFailure) else found
+    return problems + duplicate_problems(dataset.cases)
 
 
 def check_case(
@@ -104,27 +62,43 @@ def check_case(
     label_values: frozenset[int] | None,
     *,
     names: Mapping[str, int] = KITS_LABELS,
+    files: CaseFiles | None = None,
 ) -> list[Problem]:
     """All problems of one case, errors of its files included; empty for a sound one.
 
     Args:
-        case: the case; its files are read once each.
+        case: the case.
         label_values: values that may stand in the mask beside 0; None for those of `names`.
         names: values of kidney, tumor and, where labelled, cyst.
+        files: the case's, for what else needs their voxels.
     """
-    problems = _partner_problems(case)
+    files = files or CaseFiles(case)
+    problems = partner_problems(case)
     image_grid = labels_grid = None
     mask = case.labels
     allowed = frozenset(names.values()) if label_values is None else label_values
     if case.image.exists():
-        image_grid, found = _attempt(case, case.image, lambda: _seen_image(case))
+        image_grid, found = _attempt(case, case.image, lambda: _seen_image(case, files))
         problems += found
     if mask is not None and mask.exists():
-        labels_grid, found = _attempt(case, mask, lambda: _seen_mask(case, mask, allowed, names))
+        labels_grid, found = _attempt(case, mask, lambda: _seen_mask(case, files, allowed, names))
         problems += found
     if image_grid is not None and labels_grid is not None:
         problems += _geometry_problems(case, image_grid, labels_grid)
     return problems
+
+
+def failed(failure: CaseFailure) -> Problem:
+    """The problem of a case whose files could not be looked at."""
+    error = failure.error
+    return Problem(
+        case_id=failure.case_id,
+        file=str(error.file),
+        found=error.found,
+        expected=error.expected,
+        remedy=error.remedy,
+        severity="error",
+    )
 
 
 def _attempt(
@@ -144,21 +118,22 @@ def _attempt(
         return None, [_problem(case, file, found, "a whole, readable file", remedy)]
 
 
-def _seen_image(case: Case) -> tuple[Grid, list[Problem]]:
-    volume, _ = read_image(case.image)
+def _seen_image(case: Case, files: CaseFiles) -> tuple[Grid, list[Problem]]:
+    volume, _ = files.image
     values = _hu_problems(case, np.asarray(volume.array, np.int16))
     return volume.grid, _spacing_problems(case, volume.grid) + values
 
 
 def _seen_mask(
-    case: Case, mask: Path, allowed: frozenset[int], names: Mapping[str, int]
+    case: Case, files: CaseFiles, allowed: frozenset[int], names: Mapping[str, int]
 ) -> tuple[Grid, list[Problem]]:
-    volume, _ = read_labels(mask)
+    volume, _ = files.labels
     array = np.asarray(volume.array, np.uint8)
-    return volume.grid, _label_problems(case, mask, array, allowed, names)
+    return volume.grid, _label_problems(case, files.mask_file, array, allowed, names)
 
 
-def _partner_problems(case: Case) -> list[Problem]:
+def partner_problems(case: Case) -> list[Problem]:
+    """That the scan or its mask is missing."""
     image, mask = case.image, case.labels
     problems = []
     if not image.exists():
@@ -245,7 +220,7 @@ def _label_problems(
     allowed: frozenset[int],
     names: Mapping[str, int],
 ) -> list[Problem]:
-    present = set(np.flatnonzero(np.bincount(array.ravel(), minlength=256)).tolist()) - {0}
+    present = set(np.flatnonzero(count_labels(array)).tolist()) - {0}
     listed = ", ".join(map(str, sorted(present))) or "background only"
     problems = []
     unknown = sorted(present - allowed)
@@ -290,7 +265,8 @@ def _geometry(grid: Grid) -> str:
     )
 
 
-def _duplicate_problems(cases: Iterable[Case]) -> list[Problem]:
+def duplicate_problems(cases: Iterable[Case]) -> list[Problem]:
+    """Ids that several cases have."""
     files = ((case.id, case.labels or case.image) for case in cases)
     return [
         Problem(

@@ -81,10 +81,12 @@ def signed_distance(mask: Mask, spacing: Triple) -> NDArray[np.float32]:
 
     Empty mask: +inf everywhere; full mask: -inf. Needs about 14 bytes per voxel: crop before.
     """
-    distance = _distance(~mask, spacing)
-    inside = mask if mask.any() else np.zeros_like(mask)
-    distance[inside] = -_distance(mask, spacing)[inside]
-    return distance
+    if mask.all() or not mask.any():
+        return np.where(mask, -math.inf, math.inf).astype(np.float32)
+    # Of labelled voxels, edt gives the distance to the nearest with another label.
+    kinds = np.where(mask, np.uint8(1), np.uint8(2))
+    distance: NDArray[np.float32] = edt.edt(kinds, anisotropy=spacing)
+    return np.negative(distance, out=distance, where=mask)
 
 
 def _distance(mask: Mask, spacing: Triple) -> NDArray[np.float32]:

@@ -15,10 +15,12 @@ from kitspipe.imaging.volume import MINIMAL_HU
 def to_hounsfield(values: NDArray[Any]) -> NDArray[np.int16]:
     """Values of any real type as int16 HU: rounded, in [-1024, 32767], NaN is -1024.
 
-    Works slice by slice along the first axis.
+    Works slice by slice along the first axis; an array that needs no change is given back itself.
     """
     most = np.iinfo(np.int16).max
     if values.dtype == np.int16:
+        if values.min(initial=0) >= MINIMAL_HU:
+            return values
         clipped: NDArray[np.int16] = np.maximum(values, np.int16(MINIMAL_HU))
         return clipped
     hounsfield = np.empty(values.shape, np.int16)
@@ -50,3 +52,13 @@ def to_labels(values: NDArray[Any], path: Path) -> NDArray[np.uint8]:
                 remedy="check that this is a mask and not a CT or a probability map",
             )
     return labels
+
+
+def count_labels(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """Voxels of each label 0 to 255 in a uint8 array, (256,); works slice by slice along the first axis."""
+    counts = np.zeros(256, np.int64)
+    for plane in labels:
+        # numpy counts 64-bit numbers only: first away with the background.
+        counts += np.bincount(plane[plane != 0], minlength=256)
+    counts[0] = labels.size - counts.sum()
+    return counts

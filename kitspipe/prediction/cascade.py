@@ -120,9 +120,8 @@ def find_kidneys(image: Volume, cascade: Cascade) -> Kidneys:
     mask = _threshold(
         probability, grid.refined(plan.network.target_refinement), image.grid, KIDNEY_THRESHOLD
     )
-    labelled, count = clean_kidneys(mask, image.grid, plan.minimal_kidney_ml)
-    kidney = labelled > 0
-    return Kidneys(mask=kidney, count=count, is_cut=bool(kidney[0].any() or kidney[-1].any()))
+    kidney, boxes = clean_kidneys(mask, image.grid, plan.minimal_kidney_ml)
+    return Kidneys(mask=kidney, count=len(boxes), is_cut=bool(kidney[0].any() or kidney[-1].any()))
 
 
 def tumors_in(
@@ -139,8 +138,8 @@ def tumors_in(
         (Z, Y, X) uint8 and the regions that were looked at.
     """
     plan = cascade.plan
-    labelled, count = clean_kidneys(kidney, image.grid, plan.kidney.minimal_kidney_ml)
-    rois = kidney_rois(labelled, count, image.grid, plan.tumor.roi_margin_mm)
+    _, boxes = clean_kidneys(kidney, image.grid, plan.kidney.minimal_kidney_ml)
+    rois = kidney_rois(boxes, image.grid, plan.tumor.roi_margin_mm)
     classes = np.zeros(image.grid.shape, np.uint8)
     for roi in rois:
         found = tumor_classes(image, kidney, roi.box, cascade)

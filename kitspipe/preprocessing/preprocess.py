@@ -233,9 +233,9 @@ def tumor_arrays(image: Volume, labels: Volume, plan: Plan) -> list[RegionArrays
     Source: paper 3.1.
     """
     kidney = kidney_mask(labels, plan.labels)
-    kidneys, count = clean_kidneys(kidney, labels.grid, plan.kidney.minimal_kidney_ml)
+    _, kidneys = clean_kidneys(kidney, labels.grid, plan.kidney.minimal_kidney_ml)
     regions = []
-    for roi in kidney_rois(kidneys, count, labels.grid, plan.tumor.roi_margin_mm):
+    for roi in kidney_rois(kidneys, labels.grid, plan.tumor.roi_margin_mm):
         crop = labels.crop(roi.box)
         grid = target_grid(plan.tumor.target_spacing_mm, crop.grid)
         classes = resample_labels(

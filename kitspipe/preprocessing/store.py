@@ -24,7 +24,9 @@ from kitspipe.planning.document import Document, read_document, write_document
 DISTANCE_UNIT_MM = 0.25
 """One step of the stored distance; int8 reaches 31 mm to either side."""
 
-_CHUNK: tuple[int, int, int] = (8, 128, 128)
+# A block is what a read must unpack; each chunk costs the writer a fixed time.
+_CHUNK: tuple[int, int, int] = (16, 256, 256)
+_BLOCK: tuple[int, int, int] = (8, 64, 64)
 _CASE_FILE = "case.json"
 
 
@@ -214,7 +216,8 @@ def _write(path: Path, array: NDArray[Any]) -> None:
     stored = blosc2.asarray(
         np.ascontiguousarray(array),
         contiguous=True,
-        chunks=tuple(min(c, max(1, n)) for c, n in zip(_CHUNK, array.shape, strict=True)),
+        chunks=_at_most(_CHUNK, array.shape),
+        blocks=_at_most(_BLOCK, array.shape),
         cparams={
             "codec": blosc2.Codec.LZ4,
             "clevel": 1,
@@ -223,6 +226,10 @@ def _write(path: Path, array: NDArray[Any]) -> None:
         },
     )
     path.write_bytes(stored.to_cframe())
+
+
+def _at_most(size: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(min(s, max(1, n)) for s, n in zip(size, shape, strict=True))
 
 
 def _read(path: Path, box: Box, fill: int) -> NDArray[Any]:

@@ -8,7 +8,8 @@ import pytest
 import SimpleITK as sitk
 
 from kitspipe.dataset.cases import Case, Dataset, find_dataset
-from kitspipe.dataset.check import CORNER_TOLERANCE_MM, Problem, check_case, check_dataset
+from kitspipe.dataset.check import CORNER_TOLERANCE_MM, check_case, check_dataset
+from kitspipe.dataset.problems import Problem
 
 # (slices, rows, columns), slices first and superior to inferior, as KiTS has them on disk.
 SHAPE = (9, 23, 31)

@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose
 from scipy import ndimage
 from strategies import label_arrays
 
+from kitspipe.dataset.case_files import CaseFiles
 from kitspipe.dataset.cases import Case
 from kitspipe.errors import UserError
 from kitspipe.imaging.formats import write_image, write_labels
@@ -24,7 +25,6 @@ from kitspipe.planning.fingerprint import (
     Fingerprint,
     file_sha256,
     fingerprint_case,
-    fingerprint_cases,
 )
 from kitspipe.planning.measured import merge
 from kitspipe.planning.plan import Labels
@@ -68,7 +68,7 @@ def kidneys():
 def measured(tmp_path_factory):
     """A case and its record."""
     case = write_case(tmp_path_factory.mktemp("data"), "case_00000", kidneys())
-    return case, fingerprint_case(case)
+    return case, fingerprint_case(CaseFiles(case))
 
 
 def test_the_grid_is_that_of_the_canonical_scan(measured):
@@ -103,7 +103,7 @@ def test_the_body_is_measured_to_four_pixels(measured):
 def test_a_table_beside_the_body_is_no_body(tmp_path):
     hu = np.full((17, 41, 71), -1000, np.int16)
     hu[:, 4:25, 8:61], hu[:, 36:41] = 40, 100
-    record = fingerprint_case(write_case(tmp_path, "a", kidneys(), hu))
+    record = fingerprint_case(CaseFiles(write_case(tmp_path, "a", kidneys(), hu)))
     assert abs(record.body_extent_mm[1] - 21 * 0.7) <= 4 * 0.7
 
 
@@ -111,7 +111,7 @@ def test_small_kidneys_count_when_there_is_no_larger_one(tmp_path):
     labels = np.zeros((17, 41, 71), np.uint8)
     labels[RIGHT] = 1
     labels[0, 0, 0] = 1
-    record = fingerprint_case(write_case(tmp_path, "a", labels))
+    record = fingerprint_case(CaseFiles(write_case(tmp_path, "a", labels)))
     assert_allclose(record.kidney_extents_mm, [(12.5, 14.0, 16.0)], rtol=1e-6)
 
 
@@ -120,33 +120,31 @@ def test_tumors_below_a_tenth_of_a_ml_have_no_extent_but_a_volume(tmp_path):
     labels[LEFT] = 1
     labels[3, 4:11, 45:55] = 2  # 70 voxels are 0.098 ml
     labels[9, 4:13, 45:53] = 2  # 72 voxels are 0.1008 ml
-    record = fingerprint_case(write_case(tmp_path, "a", labels))
+    record = fingerprint_case(CaseFiles(write_case(tmp_path, "a", labels)))
     assert_allclose(record.tumor_extents_mm, [(2.5, 6.3, 6.4)], rtol=1e-6)
     assert record.tumor_ml == pytest.approx(142 * 1.4e-3)
 
 
 def test_a_mask_without_labels_measures_nothing(tmp_path):
     case = write_case(tmp_path, "a", np.zeros((5, 9, 11), np.uint8))
-    record = fingerprint_case(case)
+    record = fingerprint_case(CaseFiles(case))
     assert record.kidney_extent_mm == (0, 0, 0)
     assert record.kidney_extents_mm == record.tumor_extents_mm == record.label_values == ()
     assert record.foreground_histogram == {}
     assert record.kidney_ml == record.slices_with_kidney == 0
-    with pytest.raises(UserError, match="no voxel of kidney"):
-        fingerprint_cases([case], None, 1)
 
 
 def test_other_label_values_say_what_is_tumor_and_cyst(tmp_path):
     labels = np.choose(kidneys(), np.array([0, 4, 9, 2], np.uint8))
     case = write_case(tmp_path, "a", labels)
     values = Labels(kidney=4, tumor=9, cyst=2)
-    record = fingerprint_case(case, values)
+    record = fingerprint_case(CaseFiles(case), values)
     assert record.tumor_ml == pytest.approx(192 * 1.4e-3)
     assert record.cyst_ml == pytest.approx(1.4e-3)
     data = Fingerprint(cases=(record,))
     assert data.has_cysts
     assert data.label_values == (2, 4, 9)
-    without = fingerprint_case(case, Labels(kidney=4, tumor=9))
+    without = fingerprint_case(CaseFiles(case), Labels(kidney=4, tumor=9))
     assert without.cyst_ml == 0
     assert not Fingerprint(cases=(without,)).has_cysts
 
@@ -154,7 +152,7 @@ def test_other_label_values_say_what_is_tumor_and_cyst(tmp_path):
 @pytest.mark.parametrize("axes", ["LPS", "RAI", "SAL"])
 def test_what_is_measured_does_not_depend_on_the_axes_of_the_file(tmp_path, measured, axes):
     _, expected = measured
-    record = fingerprint_case(write_case(tmp_path, "case_00000", kidneys(), axes=axes))
+    record = fingerprint_case(CaseFiles(write_case(tmp_path, "case_00000", kidneys(), axes=axes)))
     assert record.orientation == axes
     hashes = {"image_sha256": "", "labels_sha256": "", "orientation": "IPL"}
     assert replace(record, **hashes) == replace(expected, **hashes)
@@ -166,7 +164,7 @@ def test_slices_volumes_and_extents_agree_with_scipy(tmp_path_factory, labels, s
     grid = Grid(shape=array.shape, spacing=(9.0, 5.0, 7.0))
     folder = tmp_path_factory.mktemp("data")
     hu = np.random.default_rng(seed).integers(-1024, 3000, array.shape).astype(np.int16)
-    record = fingerprint_case(write_case(folder, "a", array, hu, grid=grid))
+    record = fingerprint_case(CaseFiles(write_case(folder, "a", array, hu, grid=grid)))
     voxel_ml = 9 * 5 * 7 / 1000
     assert record.kidney_ml == pytest.approx(np.count_nonzero(array) * voxel_ml)
     assert record.slices_with_tumor == len(set(np.argwhere(array == 2)[:, 0]))
@@ -199,7 +197,7 @@ def row_case(folder, name, hu):
 def test_pooled_intensities_are_those_of_all_voxels_to_half_a_bin(tmp_path_factory, parts, percent):
     folder = tmp_path_factory.mktemp("data")
     cases = [row_case(folder, f"case_{index}", hu) for index, hu in enumerate(parts)]
-    data = Fingerprint(cases=tuple(map(fingerprint_case, cases)))
+    data = Fingerprint(cases=tuple(fingerprint_case(CaseFiles(case)) for case in cases))
     # HU above those of 12 bits are metal and count as the last bin.
     pooled = np.minimum(np.concatenate(parts), 3071)
     expected = np.percentile(pooled, percent, method="inverted_cdf")
@@ -210,68 +208,24 @@ def test_pooled_intensities_are_those_of_all_voxels_to_half_a_bin(tmp_path_facto
 
 def test_bins_are_eight_hu_from_the_lowest_on(tmp_path):
     case = row_case(tmp_path, "a", [-1024, -1017, -1016, 0, 7, 8, 3071, 3072])
-    record = fingerprint_case(case)
+    record = fingerprint_case(CaseFiles(case))
     assert record.foreground_histogram == {-1024: 2, -1016: 1, 0: 2, 8: 1, 3064: 2}
 
 
 def test_a_scan_without_a_mask_is_named(tmp_path):
     case = Case(id="a", image=tmp_path / "a.nii.gz", labels=None)
     with pytest.raises(UserError, match=r"a\.nii\.gz"):
-        fingerprint_case(case)
+        fingerprint_case(CaseFiles(case))
 
 
 def test_a_mask_of_another_shape_is_named(tmp_path):
     case = write_case(tmp_path, "a", kidneys())
     other = write_case(tmp_path, "b", kidneys()[:-1])
     with pytest.raises(UserError) as raised:
-        fingerprint_case(Case(id="a", image=case.image, labels=other.labels))
+        fingerprint_case(CaseFiles(Case(id="a", image=case.image, labels=other.labels)))
     assert raised.value.file == str(other.labels)
     assert "(16, 41, 71)" in raised.value.found
     assert "(17, 41, 71)" in raised.value.expected
-
-
-def small_case(folder, name, hu=30):
-    labels = np.zeros((3, 4, 5), np.uint8)
-    labels[1, 1:3, 1:4] = 1
-    return write_case(folder, name, labels, np.full(labels.shape, hu, np.int16))
-
-
-def test_cases_that_did_not_change_are_kept_and_others_measured(tmp_path):
-    cases = [small_case(tmp_path, name) for name in ("b", "a", "c")]
-    first = fingerprint_cases(cases, None, 1)
-    assert [case.id for case in first.cases] == ["a", "b", "c"]
-    # A mark shows which records are taken over; what is measured anew does not have it.
-    marked = Fingerprint(cases=tuple(replace(case, cyst_ml=7.5) for case in first.cases))
-    small_case(tmp_path, "b", hu=200)
-    cases = [case for case in cases if case.id != "c"] + [small_case(tmp_path, "d")]
-    again = fingerprint_cases(cases, marked, 1)
-    assert {case.id: case.cyst_ml for case in again.cases} == {"a": 7.5, "b": 0, "d": 0}
-    assert again.cases[1].foreground_histogram == {200: 6}
-
-
-def test_other_label_values_measure_all_cases_anew(tmp_path):
-    cases = [small_case(tmp_path, "a")]
-    known = fingerprint_cases(cases, None, 1)
-    assert known.cases[0].tumor_ml == 0
-    again = fingerprint_cases(cases, known, 1, Labels(kidney=2, tumor=1))
-    assert again.cases[0].tumor_ml > 0
-
-
-def test_processes_measure_what_one_measures(tmp_path):
-    cases = [small_case(tmp_path, name) for name in "abc"]
-    assert fingerprint_cases(cases, None, 2) == fingerprint_cases(cases, None, 1)
-
-
-def test_all_cases_that_fail_are_named(tmp_path):
-    good, empty, gone = (small_case(tmp_path, name) for name in ("good", "empty", "gone"))
-    empty.image.write_bytes(b"")
-    gone.labels.unlink()
-    with pytest.raises(UserError) as raised:
-        fingerprint_cases([good, empty, gone], None, 1)
-    assert raised.value.file == "2 of 3 cases"
-    for part in ("empty: ", str(empty.image), "gone: ", str(gone.labels)):
-        assert part in raised.value.found
-    assert "good" not in raised.value.found
 
 
 def test_the_hash_of_a_file_is_that_of_its_content(tmp_path):

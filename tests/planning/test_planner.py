@@ -8,7 +8,7 @@ from small_plans import small_plan
 from kitspipe.dataset.cases import find_dataset
 from kitspipe.errors import UserError
 from kitspipe.planning.document import read_document, write_document
-from kitspipe.planning.fingerprint import Fingerprint, fingerprint_cases
+from kitspipe.planning.fingerprint import Fingerprint
 from kitspipe.planning.plan import Plan
 from kitspipe.planning.planner import (
     make_plan,
@@ -17,13 +17,14 @@ from kitspipe.planning.planner import (
     read_plan,
     training_key,
 )
+from kitspipe.planning.survey import survey_dataset
 from kitspipe.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     folder = write_cases(tmp_path_factory.mktemp("raw"), 6)
-    return fingerprint_cases(find_dataset(folder).cases, None, 1)
+    return survey_dataset(find_dataset(folder), None, 1).fingerprint
 
 
 @pytest.fixture

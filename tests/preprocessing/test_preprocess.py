@@ -7,13 +7,14 @@ import pytest
 from scipy.ndimage import distance_transform_edt
 from small_plans import small_kidney_plan, small_plan, small_tumor_plan
 
+from kitspipe.dataset.case_files import CaseFiles
 from kitspipe.dataset.cases import Case
 from kitspipe.errors import UserError
 from kitspipe.imaging.formats import write_image, write_labels
 from kitspipe.imaging.header import header_for
 from kitspipe.imaging.volume import Box, Grid, Volume
 from kitspipe.planning.document import write_document
-from kitspipe.planning.fingerprint import fingerprint_cases
+from kitspipe.planning.fingerprint import Fingerprint, fingerprint_case
 from kitspipe.planning.plan import Labels
 from kitspipe.preprocessing.preprocess import (
     kidney_arrays,
@@ -218,15 +219,19 @@ def test_values_that_no_array_depends_on_make_nothing_anew(case, tmp_path):
     assert preprocess_case(case, changed, place).made == ()
 
 
+def measured(case):
+    return Fingerprint(cases=(fingerprint_case(CaseFiles(case)),))
+
+
 def test_arrays_of_a_mask_that_is_no_more_are_never_opened(case, tmp_path):
     place = Workspace(root=tmp_path)
     preprocess_case(case, small_plan(), place)
-    write_document(place.fingerprint_file, fingerprint_cases([case], None, 1))
+    write_document(place.fingerprint_file, measured(case))
     assert open_cases(place, "kidney", small_plan(), [case.id])
     other = labels_of_two_kidneys().array.copy()
     other[4:6] = 0
     write_labels(case.labels, Volume(array=other, grid=GRID), header_for(GRID, axes="IPL"))
-    write_document(place.fingerprint_file, fingerprint_cases([case], None, 1))
+    write_document(place.fingerprint_file, measured(case))
     for stage in STAGES:
         with pytest.raises(UserError, match="another scan or mask than the fingerprint"):
             open_cases(place, stage, small_plan(), [case.id])
