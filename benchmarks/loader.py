@@ -2,7 +2,8 @@
 
 Uses what `preprocess.py` wrote into its work folder: the same scans, preprocessed by either. Both
 load and augment one sample after the other on one core, taking turns. Also prints what random
-access to our store costs: bytes read per patch against bytes in it, warm and cold.
+access to our store costs, cold and warm; where the time of a sample goes; what it costs to send one
+from a worker; and what a GPU that takes 30 kidney patches a second needs of all that.
 
     python benchmarks/loader.py --nnunet-python PYTHON --work FOLDER
 """
@@ -10,24 +11,60 @@ access to our store costs: bytes read per patch against bytes in it, warm and co
 from __future__ import annotations
 
 import argparse
+import cProfile
 import json
 import math
+import multiprocessing
 import os
+import pickle
+import pstats
+import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import blosc2
+import numpy as np
+import torch
 from process_tree import run
 
+from kitspipe.imaging.volume import Box
 from kitspipe.planning.plan import Plan
 from kitspipe.planning.planner import read_plan
 from kitspipe.preprocessing.preprocess import open_cases
-from kitspipe.training.loader import PatchReader, batches
+from kitspipe.training.changes import draw
+from kitspipe.training.loader import PatchReader, Reporting, batches
+from kitspipe.training.random_keys import Purpose
+from kitspipe.training.sampling import PatchRequest
 from kitspipe.training.stages import TrainingTask, kidney_task, tumor_task
 from kitspipe.workspace import STAGES, Stage, Workspace
 
-MIB = 1024**2
+MB = 1e6
+PATCHES_PER_S = 30
+PARTS = {
+    "read": ("read_image", "read_target", "read_distance_mm"),
+    "normalize": ("normalize", "normalize_masked"),
+    "equalize": ("equalized",),
+    "blur": ("blurred",),
+    "warp image": ("moved_image",),
+    "warp target": ("moved_target",),
+    "stack": ("stack",),
+    "pack": ("_packed",),
+    "unpack": ("_batch",),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Transport:
+    """A sample on its way from a worker: bytes, and seconds of both processes and of the wall."""
+
+    size: int
+    worker: float
+    parent: float
+    wall: float
 
 
 def make_task(stage: Stage, plan: Plan, place: Workspace) -> TrainingTask:
@@ -42,7 +79,13 @@ def make_task(stage: Stage, plan: Plan, place: Workspace) -> TrainingTask:
 def samples(task: TrainingTask, count: int) -> Iterator[object]:
     """Batches of one sample, augmented."""
     reader = PatchReader(
-        task.sampler, task.read, batch_size=1, epoch=0, steps=range(count), workers=0
+        task.sampler,
+        task.read,
+        batch_size=1,
+        epoch=0,
+        steps=range(count),
+        workers=0,
+        augmentation=task.augment.config,
     )
     return batches(reader, task.augment, workers=0)
 
@@ -71,20 +114,141 @@ def their_seconds(python: Path, work: Path, patch: tuple[int, ...], count: int) 
     return float(json.loads(found.output.splitlines()[-1])["cpu"])
 
 
-def read_access(task: TrainingTask, place: Workspace, count: int) -> None:
-    """Bytes that the process asks the kernel for, per byte of a patch, and how long it takes."""
-    requests = [task.sampler.request(0, index) for index in range(count)]
+def requests_of(task: TrainingTask, count: int) -> list[PatchRequest]:
+    """The first requests of an epoch, their changes drawn."""
+    found = []
+    for sample in range(count):
+        request = task.sampler.request(0, sample)
+        stream = request.key.stream(Purpose.CHANGE)
+        found.append(replace(request, parameters=draw(task.augment.config, stream)))
+    return found
+
+
+def read_access(task: TrainingTask, count: int) -> float:
+    """Bytes and time of random patches; returns the compressed bytes of a patch.
+
+    Patch: bytes of the image and target that are asked for. Read: of the files, compressed. Opened:
+    of the blocks that hold them, decompressed.
+    """
+    compressed = 0.0
     for name, prepare in (("cold", _forget), ("warm", lambda _: None)):
-        prepare(place.preprocessed_folder(task.stage))
-        before, started, wanted = _bytes_read(), time.perf_counter(), 0
-        for request in requests:
-            arrays = task.read(task.sampler.cases[request.region], request)
-            wanted += arrays["seg"].nbytes + arrays["data"].nbytes // 2  # int16 in the store
-        seconds, read = time.perf_counter() - started, _bytes_read() - before
+        asked = read = opened = 0
+        seconds = 0.0
+        for request in requests_of(task, count):
+            case = task.sampler.cases[request.region]
+            prepare(case.folder)
+            before, started = _bytes_read(), time.perf_counter()
+            arrays = task.read(case, request)
+            seconds += time.perf_counter() - started
+            read += _bytes_read() - before
+            box = arrays["change"].read
+            asked += 2 * math.prod(request.box.shape)
+            asked += arrays["seg"].nbytes * math.prod(request.box.shape) // math.prod(box.shape)
+            opened += sum(
+                _opened(path, box, case.grid.shape) for path in case.folder.glob("*.b2nd")
+            )
+        compressed = read / count
         print(
-            f"  {task.stage:6} store, {name}: {read / wanted:5.2f} bytes read per byte of patch, "
-            f"{wanted / MIB / seconds:6.0f} MiB of patches/s"
+            f"  store, {name}: patch {asked / count / MB:.2f} MB, read {compressed / MB:.2f} MB "
+            f"(x{read / asked:.2f}), opened {opened / count / MB:.2f} MB (x{opened / asked:.2f}), "
+            f"{1000 * seconds / count:.1f} ms with normalizing"
         )
+    return compressed
+
+
+def _opened(path: Path, box: Box, shape: tuple[int, int, int]) -> int:
+    """Bytes of an array's blocks that a box touches; a tumor target is of the middle slice."""
+    stored = blosc2.open(str(path), mode="r")
+    fine = [n // length for n, length in zip(stored.shape, shape, strict=True)]
+    start, stop = list(box.start), list(box.stop)
+    if path.stem == "target" and (path.parent / "distance.b2nd").exists():
+        start[0] += box.shape[0] // 2
+        stop[0] = start[0] + 1
+    blocks = 1
+    for a, b, r, n, chunk, block in zip(
+        start, stop, fine, stored.shape, stored.chunks, stored.blocks, strict=True
+    ):
+        # Blocks start anew with each chunk.
+        edges = {(i // chunk, i % chunk // block) for i in range(max(0, a * r), min(n, b * r))}
+        blocks *= len(edges)
+    return int(blocks * math.prod(stored.blocks) * stored.dtype.itemsize)
+
+
+def profile(task: TrainingTask, count: int) -> None:
+    """Milliseconds of processor time of a sample, by part."""
+    watch = cProfile.Profile(time.process_time)
+    watch.enable()
+    for _ in samples(task, count):
+        pass
+    watch.disable()
+    stats = pstats.Stats(watch)
+    spent = dict.fromkeys(PARTS, 0.0)
+    for (file, _, function), (_, _, _, cumulative, callers) in stats.stats.items():  # type: ignore[attr-defined]
+        for part, names in PARTS.items():
+            # normalize_masked calls normalize: counted once.
+            within = sum(c[3] for who, c in callers.items() if who[2] in names)
+            if function in names and ("kitspipe" in file or function == "stack"):
+                spent[part] += cumulative - within
+    whole = stats.total_tt  # type: ignore[attr-defined]
+    spent["rest"] = whole - sum(spent.values())
+    parts = ", ".join(
+        f"{part} {1000 * s / count:.1f}" for part, s in spent.items() if s / whole > 0.002
+    )
+    print(f"  profile, ms a sample: {parts}; all {1000 * whole / count:.1f}")
+
+
+def transports(task: TrainingTask, count: int) -> dict[str, Transport]:
+    """A sample through the pipe of a worker: as floats and bytes, and as it goes."""
+    [request] = requests_of(task, 1)
+    arrays = {k: [v] for k, v in task.read(task.sampler.cases[request.region], request).items()}
+    plain = {k: np.stack(v) for k, v in task.augment(**arrays, cases=("a",)).items()}
+    packed = Reporting(task.augment)(**arrays, cases=("a",))
+    found = {name: sent(a, count) for name, a in (("floats", plain), ("packed", packed))}
+    for name, cost in found.items():
+        print(
+            f"  pipe, {name}: {cost.size / MB:.2f} MB, {1000 * cost.wall:.1f} ms "
+            f"(worker {1000 * cost.worker:.1f}, parent {1000 * cost.parent:.1f} ms of processor "
+            "time)"
+        )
+    return found
+
+
+def sent(arrays: dict[str, Any], count: int) -> Transport:
+    """What it costs to send arrays from another process, as the workers do."""
+    queue: multiprocessing.Queue[Any] = multiprocessing.Queue(2)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    worker = multiprocessing.Process(target=_send, args=(queue, arrays, count))
+    worker.start()
+    queue.get()
+    started, cpu = time.perf_counter(), time.process_time()
+    for _ in range(count):
+        queue.get()
+    wall, parent = time.perf_counter() - started, time.process_time() - cpu
+    worker.join()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
+    return Transport(
+        size=len(pickle.dumps(arrays)),
+        worker=spent / (count + 1),
+        parent=parent / count,
+        wall=wall / count,
+    )
+
+
+def _send(queue: multiprocessing.Queue[Any], arrays: dict[str, Any], count: int) -> None:
+    for _ in range(count + 1):
+        queue.put(arrays)
+
+
+def print_needs(seconds: float, read: float, pipe: Transport) -> None:
+    """What a GPU needs that takes 30 patches a second."""
+    cores = PATCHES_PER_S * (seconds + pipe.worker)
+    print(
+        f"  a GPU that takes {PATCHES_PER_S} a second needs {math.ceil(cores)} cores for workers "
+        f"({cores:.1f} busy), {PATCHES_PER_S * pipe.parent:.2f} of the trainer's core, "
+        f"{PATCHES_PER_S * read / MB:.0f} MB/s from disk, "
+        f"{PATCHES_PER_S * pipe.size / MB:.0f} MB/s through pipes"
+    )
 
 
 def _bytes_read() -> int:
@@ -111,6 +275,7 @@ def main() -> None:
     options = parser.parse_args()
     place = Workspace(root=options.work / "ours")
     plan = read_plan(place)
+    torch.set_num_threads(1)
     print(f"processor time of a sample, medians of {options.rounds} rounds of {options.samples}")
     for stage in STAGES:
         task = make_task(stage, plan, place)
@@ -138,7 +303,11 @@ def main() -> None:
                 f"  {name:8} {1000 * seconds:7.1f} ms  {math.prod(patch) / seconds / 1e6:6.1f} "
                 f"million voxels/s and core  x{seconds / ours:.2f}"
             )
-        read_access(task, place, options.samples)
+        read = read_access(task, options.samples)
+        profile(task, options.samples)
+        pipe = transports(task, options.samples)["packed"]
+        if stage == "kidney":
+            print_needs(ours, read, pipe)
 
 
 if __name__ == "__main__":

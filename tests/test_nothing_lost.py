@@ -7,13 +7,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
 from small_data import write_cases
 
-from kitspipe import pipeline
+from kitspipe import cli, pipeline
 from kitspipe.errors import ALL_DONE, SOME_CASES_FAILED, WRONG_REQUEST, UserError
+from kitspipe.imaging.scratch import temporary_folder
 from kitspipe.planning.planner import read_fold
 from kitspipe.workspace import STAGES, Workspace
 
@@ -28,14 +30,17 @@ def raw(tmp_path_factory):
     return write_cases(tmp_path_factory.mktemp("raw"), CASES)
 
 
-def start(command, raw, root, jobs=2, **how):
-    options = {
+def options(command, raw, jobs):
+    return {
         "fingerprint": ["-d", raw, "-j", str(jobs)],
         "plan": ["--size", "small"],
         "preprocess": ["-d", raw, "-j", str(jobs)],
     }[command]
+
+
+def start(command, raw, root, jobs=2, **how):
     return subprocess.Popen(
-        [*KITSPIPE, command, "-w", root, *options],
+        [*KITSPIPE, command, "-w", root, *options(command, raw, jobs)],
         # A group of its own, so that all of its processes can be killed at once.
         start_new_session=True,
         stdout=subprocess.PIPE,
@@ -43,6 +48,11 @@ def start(command, raw, root, jobs=2, **how):
         text=True,
         **how,
     )
+
+
+def again(command, raw, root):
+    """The same command in this process, which spares the start of Python; one case at a time."""
+    return cli.main([*map(str, (command, "-w", root, *options(command, raw, 1)))])
 
 
 def run(command, raw, root, **how):
@@ -86,26 +96,47 @@ def after(command):
 
 
 @pytest.mark.slow
-def test_a_killed_command_run_again_ends_as_if_it_had_not_been_killed(raw, undisturbed, tmp_path):
+def test_a_killed_command_run_again_ends_as_if_it_had_not_been_killed(
+    raw, undisturbed, tmp_path, monkeypatch
+):
     states, seconds = undisturbed
     random_moment = random.Random(20191013)
     killed = kept = 0
+    left = tmp_path / "temporary"
+    left.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(left))
     for trial in range(TRIALS):
         command, root = COMMANDS[trial % len(COMMANDS)], tmp_path / "work"
         shutil.copytree(states[command], root)
-        process = start(command, raw, root)
+        process = start(command, raw, root, env=os.environ | {"TMPDIR": str(left)})
         time.sleep(random_moment.uniform(0, seconds[command]))
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         killed += process.returncode == -signal.SIGKILL
         before = finished(root)
-        assert run(command, raw, root)[0] == ALL_DONE
+        assert again(command, raw, root) == ALL_DONE
         assert content(root) == content(states[after(command)]), (trial, command)
         assert before.items() <= finished(root).items(), (trial, command)
         kept += len(before)
         shutil.rmtree(root)
     assert killed > TRIALS / 2
     assert kept > 0
+    with temporary_folder() as own:
+        assert [path for path in left.iterdir() if "kitspipe" in path.name] == [own]
+
+
+@pytest.mark.slow
+def test_a_command_stopped_by_hand_leaves_no_temporary_folder(raw, undisturbed, tmp_path):
+    states, seconds = undisturbed
+    for share in (0.3, 0.6, 0.8):
+        root, left = tmp_path / f"work{share}", tmp_path / f"temporary{share}"
+        shutil.copytree(states["preprocess"], root)
+        left.mkdir()
+        process = start("preprocess", raw, root, env=os.environ | {"TMPDIR": str(left)})
+        time.sleep(share * seconds["preprocess"])
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+        assert not [path for path in left.iterdir() if "kitspipe" in path.name]
 
 
 @pytest.mark.slow

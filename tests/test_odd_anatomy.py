@@ -12,12 +12,15 @@ from torch import nn
 from kitspipe.dataset.case_files import CaseFiles
 from kitspipe.dataset.cases import Case
 from kitspipe.dataset.check import check_case
+from kitspipe.errors import UserError
 from kitspipe.imaging.formats import write_image, write_labels
 from kitspipe.imaging.header import header_for
 from kitspipe.imaging.volume import Grid, Volume
 from kitspipe.planning.fingerprint import fingerprint_case
 from kitspipe.prediction.cascade import Cascade, segment
+from kitspipe.preprocessing.preprocess import open_cases, preprocess_case
 from kitspipe.preprocessing.rois import clean_kidneys, kidney_rois
+from kitspipe.workspace import Workspace
 
 SPACING = (5.0, 2.0, 2.0)
 GRID = Grid(shape=(24, 48, 64), spacing=SPACING)
@@ -130,3 +133,76 @@ def test_check_and_fingerprint_take_every_anatomy(tmp_path, name):
     assert len(record.kidney_extents_mm) == len(ANATOMIES[name])
     assert record.slices_with_kidney == int(mask.any(axis=(1, 2)).sum())
     assert record.kidney_ml == pytest.approx(mask.sum() * 0.02)
+
+
+def training_case(folder, mask, labels=None):
+    header = header_for(GRID, "IPL")
+    labels = mask.astype(np.uint8) if labels is None else labels
+    write_image(folder / "ct.nii.gz", Volume(array=hu(mask), grid=GRID), header)
+    write_labels(folder / "mask.nii.gz", Volume(array=labels, grid=GRID), header)
+    return Case(id="a", image=folder / "ct.nii.gz", labels=folder / "mask.nii.gz")
+
+
+def on_the_scan(regions):
+    """Where regions, which are on the scan's own voxels here, have a kidney."""
+    found = np.zeros(GRID.shape, bool)
+    for region in regions:
+        offset = (np.array(region.grid.origin)[::-1] - GRID.origin[::-1]) / SPACING
+        box = tuple(
+            slice(first, first + size)
+            for first, size in zip(np.rint(offset).astype(int), region.grid.shape, strict=True)
+        )
+        found[box] |= region.read_distance_mm(region.whole) < 0
+    return found
+
+
+def kidney_target(scan):
+    return scan.read_target(scan.whole) > 0
+
+
+@pytest.mark.parametrize("name", [name for name in ANATOMIES if name != "none"])
+def test_every_anatomy_becomes_training_arrays_that_hold_all_of_its_kidneys(tmp_path, name):
+    mask = kidneys(name)
+    place = Workspace(root=tmp_path)
+    preprocess_case(training_case(tmp_path, mask), PLAN, place)
+    [scan] = open_cases(place, "kidney", PLAN, ["a"])
+    np.testing.assert_array_equal(kidney_target(scan), mask)
+    regions = open_cases(place, "tumor", PLAN, ["a"])
+    assert sorted(region.region for region in regions) == sorted(NAMES[name])
+    np.testing.assert_array_equal(on_the_scan(regions), mask)
+
+
+def test_a_training_case_without_kidney_is_refused_by_name(tmp_path):
+    mask = kidneys("none")
+    with pytest.raises(UserError, match="at least one kidney") as error:
+        preprocess_case(training_case(tmp_path, mask), PLAN, Workspace(root=tmp_path))
+    assert error.value.file == str(tmp_path / "mask.nii.gz")
+    assert not (tmp_path / "preprocessed").exists()
+
+
+@pytest.mark.parametrize(("beside", "regions"), [("none", ["left"]), ("right", ["right"])])
+def test_a_sliver_of_a_cut_kidney_is_learned_and_has_a_region_only_if_it_is_all_there_is(
+    tmp_path, beside, regions
+):
+    mask = kidneys("none")
+    mask[-1, 20:34, 44:56] = True
+    if beside == "right":
+        mask[5:14, 20:34, 8:20] = True
+    # 3.4 ml, below the smallest kidney of the plan.
+    assert mask[:, :, 40:].sum() * 0.02 < PLAN.kidney.minimal_kidney_ml
+    place = Workspace(root=tmp_path)
+    preprocess_case(training_case(tmp_path, mask), PLAN, place)
+    [scan] = open_cases(place, "kidney", PLAN, ["a"])
+    np.testing.assert_array_equal(kidney_target(scan), mask)
+    assert [region.region for region in open_cases(place, "tumor", PLAN, ["a"])] == regions
+
+
+def test_a_third_label_in_a_data_set_of_two_is_named_with_its_case(tmp_path):
+    mask = kidneys("two")
+    labels = mask.astype(np.uint8)
+    labels[14:17, 22:26, 10:14] = 3
+    case = training_case(tmp_path, mask, labels)
+    names = {"kidney": 1, "tumor": 2}
+    [problem] = [p for p in check_case(case, None, names=names) if p.severity == "error"]
+    assert problem.case_id == "a"
+    assert "3" in problem.found

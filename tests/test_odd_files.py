@@ -1,5 +1,9 @@
 """Everything hospitals send: read right, or refused with a reason; never silently wrong."""
 
+import gzip
+import shutil
+import struct
+
 import nibabel
 import numpy as np
 import pydicom
@@ -107,6 +111,104 @@ def test_dicom_series_of_few_and_many_slices(tmp_path, slices):
     volume, _ = read_series(write_series(tmp_path / "s", ct))
     assert volume.grid.close_to(ct.grid)
     np.testing.assert_array_equal(volume.array, ct.array)
+
+
+def without_codes(path, ct, kind=nibabel.Nifti1Image):
+    image = kind(ct.array.T, np.diag([-0.7, -0.9, 0.5, 1]))
+    image.set_qform(None, 0)
+    image.set_sform(None, 0)
+    nibabel.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["ct.nii", "ct.nii.gz"])
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_a_nifti_that_says_nothing_of_its_axes_is_taken_as_simpleitk_does_and_doubted(
+    tmp_path, name, kind
+):
+    ct = thin(4)
+    volume, header = read_image(without_codes(tmp_path / name, ct, kind))
+    assert header.axes == "LPS"
+    np.testing.assert_array_equal(volume.array, ct.array)
+    [doubt] = header.doubts
+    assert "neither qform nor sform" in doubt
+    assert "LPS, as SimpleITK does" in doubt
+    write_labels(tmp_path / "mask.nii.gz", Volume(array=ct.array > 0, grid=volume.grid), header)
+    codes = nibabel.load(tmp_path / "mask.nii.gz").header
+    assert (int(codes["qform_code"]), int(codes["sform_code"])) == (0, 0)
+
+
+def test_the_axes_without_codes_are_those_of_simpleitk(tmp_path):
+    image = sitk.ReadImage(str(without_codes(tmp_path / "ct.nii", thin(4))))
+    assert image.GetDirection() == (1, 0, 0, 0, 1, 0, 0, 0, 1)
+    assert read_image(tmp_path / "ct.nii")[0].grid.origin == image.GetOrigin()
+
+
+@pytest.mark.parametrize("axes", ["RAS", "IPL"])
+@pytest.mark.parametrize("forms", ["qform", "sform"])
+@pytest.mark.parametrize("name", ["ct.nii", "ct.nii.gz"])
+@pytest.mark.parametrize("endian", ["<", ">"])
+def test_nifti_2_is_read_as_nifti_1_is(tmp_path, ct, axes, forms, name, endian):
+    affine = ras_affine(ct.grid, axes)
+    stored = header_for(ct.grid, axes).from_canonical(ct.array).T
+    image = nibabel.Nifti2Image(stored, affine, nibabel.Nifti2Header(endianness=endian))
+    image.set_qform(affine, 0 if forms == "sform" else 1)
+    image.set_sform(affine, 0 if forms == "qform" else 1)
+    image.header.set_slope_inter(2, -3)
+    nibabel.save(image, tmp_path / name)
+    volume, header = read_image(tmp_path / name)
+    assert header.doubts == ()
+    assert volume.grid.close_to(ct.grid, 1e-3)
+    np.testing.assert_array_equal(
+        header.from_canonical(volume.array).T,
+        np.asarray(nibabel.load(tmp_path / name).dataobj).round().clip(-1024, 32767),
+    )
+    labels = Volume(array=(ct.array > 0).astype(np.uint8), grid=volume.grid)
+    write_labels(tmp_path / "mask.nii.gz", labels, header)
+    mask, _ = read_labels(tmp_path / "mask.nii.gz")
+    assert mask.grid.close_to(volume.grid, 1e-6)
+    np.testing.assert_array_equal(mask.array, labels.array)
+
+
+def patched(path, ct, place, kind, *values):
+    nibabel.save(nibabel.Nifti2Image(ct.array.T, np.diag([-0.7, -0.9, 0.5, 1])), path)
+    raw = bytearray(path.read_bytes())
+    struct.pack_into(kind, raw, place, *values)
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize(
+    ("place", "kind", "values", "found"),
+    [
+        (24, "<3q", (30_000, 30_000, 30_000), "the header declares 54000000000000 bytes"),
+        (24, "<3q", (1 << 40, 2, 2), "too large for a scan"),
+        (16, "<q", (-3,), "impossible size"),
+        (168, "<q", (-544,), "voxels from byte -544"),
+        (168, "<q", ((1 << 30) + 1,), "too large for a scan"),
+        (112, "<d", (float("nan"),), "spacing"),
+        (112, "<d", (1e300,), "spacing"),
+        (400, "<d", (1e300,), "sform"),
+        (0, "<i", (541,), "no NIfTI-2 header"),
+    ],
+)
+def test_a_nifti_2_that_contradicts_itself_is_refused_before_memory_is_taken(
+    tmp_path, place, kind, values, found
+):
+    patched(tmp_path / "ct.nii", thin(4), place, kind, *values)
+    with pytest.raises(UserError) as error:
+        read_image(tmp_path / "ct.nii")
+    assert found in error.value.found
+
+
+@pytest.mark.parametrize("kept", [100, 540, 544, -1])
+@pytest.mark.parametrize("name", ["ct.nii", "ct.nii.gz"])
+def test_a_nifti_2_that_is_cut_short_is_refused(tmp_path, kept, name):
+    ct = thin(4, 20, 20)
+    nibabel.save(nibabel.Nifti2Image(ct.array.T, ras_affine(ct.grid, "LPS")), tmp_path / "w.nii")
+    raw = (tmp_path / "w.nii").read_bytes()[:kept]
+    (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
+    with pytest.raises(UserError, match="can't be read"):
+        read_image(tmp_path / name)
 
 
 # Values
@@ -232,9 +334,9 @@ def test_another_series_is_taken_by_its_uid(tmp_path, ct, capsys):
 
 @pytest.mark.parametrize("uid", ["9.9", "1.2.5"])
 def test_an_unknown_series_is_answered_with_those_that_there_are(tmp_path, ct, uid):
-    [case] = find_images(mixed_study(tmp_path / "study", ct), uid)
+    folder = mixed_study(tmp_path / "study", ct)
     with pytest.raises(UserError) as error:
-        read_image(case.image)
+        find_images(folder, uid)
     assert f"no CT series {uid}" in error.value.found
     assert "'arterial' (17 slices, 1.2.3), 'late' (5 slices, 1.2.4)" in error.value.found
 
@@ -255,6 +357,19 @@ def test_the_series_comes_from_the_command_line(tmp_path, capsys):
     given = ["predict", "-i", folder, "-o", str(tmp_path / "out"), "--series", "../b"]
     assert cli.main(given) == 2
     assert "digits and dots" in capsys.readouterr().err
+
+
+def test_an_unknown_series_is_one_message_before_networks_are_looked_for(tmp_path, ct, capsys):
+    study = mixed_study(tmp_path / "study", ct)
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", study)
+    for place in (study, packed):
+        given = ["predict", "-i", str(place), "-o", str(tmp_path / "out"), "--series", "9.9"]
+        # There is no plan, so no network either.
+        assert cli.main([*given, "-w", str(tmp_path)]) == 2
+        said = capsys.readouterr().err
+        assert "no CT series 9.9; there are: 'arterial' (17 slices, 1.2.3), 'late'" in said
+        assert said.count("error:") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_images_of_the_series_that_are_no_slices_of_its_stack_are_said(tmp_path, ct, capsys):

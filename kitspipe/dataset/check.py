@@ -18,6 +18,7 @@ from kitspipe.dataset.cases import Case, Dataset, duplicate_ids
 from kitspipe.dataset.parallel import CaseFailure, for_each_case
 from kitspipe.dataset.problems import Problem, Severity
 from kitspipe.errors import UserError
+from kitspipe.imaging.header import Header
 from kitspipe.imaging.values import count_labels
 from kitspipe.imaging.volume import MINIMAL_HU, Grid
 
@@ -119,17 +120,28 @@ def _attempt(
 
 
 def _seen_image(case: Case, files: CaseFiles) -> tuple[Grid, list[Problem]]:
-    volume, _ = files.image
-    values = _hu_problems(case, np.asarray(volume.array, np.int16))
-    return volume.grid, _spacing_problems(case, volume.grid) + values
+    volume, header = files.image
+    return volume.grid, [
+        *_doubtful(case, case.image, header),
+        *_spacing_problems(case, volume.grid),
+        *_hu_problems(case, np.asarray(volume.array, np.int16)),
+    ]
 
 
 def _seen_mask(
     case: Case, files: CaseFiles, allowed: frozenset[int], names: Mapping[str, int]
 ) -> tuple[Grid, list[Problem]]:
-    volume, _ = files.labels
-    array = np.asarray(volume.array, np.uint8)
-    return volume.grid, _label_problems(case, files.mask_file, array, allowed, names)
+    volume, header = files.labels
+    mask, array = files.mask_file, np.asarray(volume.array, np.uint8)
+    doubts = _doubtful(case, mask, header)
+    return volume.grid, doubts + _label_problems(case, mask, array, allowed, names)
+
+
+def _doubtful(case: Case, file: Path, header: Header) -> list[Problem]:
+    """What a header leaves open, and how it was taken."""
+    expected = "a qform or sform that says how the patient lies"
+    remedy = "look whether left is left; write the file again with its orientation"
+    return [_problem(case, file, doubt, expected, remedy, "warning") for doubt in header.doubts]
 
 
 def partner_problems(case: Case) -> list[Problem]:

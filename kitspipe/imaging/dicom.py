@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import shutil
 import stat
-import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,10 +20,11 @@ from numpy.typing import NDArray
 
 from kitspipe.errors import UserError
 from kitspipe.imaging.dicom_bytes import PREAMBLE_BYTES, is_dicom_start
-from kitspipe.imaging.dicom_series import Slice, chosen_stack, read_slice
+from kitspipe.imaging.dicom_series import Slice, chosen_stack, read_slice, refuse_without_series
 from kitspipe.imaging.header import Header
+from kitspipe.imaging.scratch import temporary_folder
 from kitspipe.imaging.values import to_hounsfield
-from kitspipe.imaging.volume import Triple, Volume
+from kitspipe.imaging.volume import Triple, Volume, contiguous
 
 _MOST_UNPACKED_BYTES = 8 << 30  # A CT of 3000 slices of 512 x 512 has 1.5 GiB.
 _SAME_PLACE_MM = 0.01
@@ -47,10 +47,12 @@ def is_dicom(path: Path) -> bool:
 
 
 def series_within(path: Path, uid: str) -> Path:
-    """The path that stands for one series of a folder or zip, as if it were a file in there.
+    """The path that stands for one CT series of a folder or zip, as if it were a file in there.
+
+    Headers are read, no voxels.
 
     Raises:
-        UserError: this is no UID.
+        UserError: this is no UID, or none of a CT series in there; those that are there are named.
     """
     if not _UID.fullmatch(uid):
         raise UserError(
@@ -59,6 +61,8 @@ def series_within(path: Path, uid: str) -> Path:
             expected="a SeriesInstanceUID: digits and dots",
             remedy="run without --series: the series of the folder are then listed",
         )
+    with _unpacked(path) as folder:
+        refuse_without_series(_slices(folder, path), path, uid)
     return path / uid
 
 
@@ -89,19 +93,23 @@ def read_series(path: Path, series: str | None = None) -> tuple[Volume, Header]:
             the zip is damaged or unsafe.
     """
     with _unpacked(path) as folder:
-        slices = [found for file in _files(folder) if (found := read_slice(file, path))]
-        stack = chosen_stack(slices, path, series)
+        stack = chosen_stack([*_slices(folder, path)], path, series)
         _refuse_incomplete(stack, path)
         header, ordered = _stacked(stack, path)
         array = np.empty(header.size[::-1], np.int16)
         for part, into in zip(ordered, array, strict=True):
             into[...] = _pixels(part, path)
-    canonical = np.ascontiguousarray(header.to_canonical(array))
+    canonical = contiguous(header.to_canonical(array))
     return Volume(array=canonical, grid=header.grid), header
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.is_file())
+
+
+def _slices(folder: Path, path: Path) -> Iterator[Slice]:
+    """What the files of a folder say about themselves; `path` as of `read_slice`."""
+    return (found for file in _files(folder) if (found := read_slice(file, path)))
 
 
 def _starts_as_dicom(file: Path) -> bool:
@@ -125,8 +133,7 @@ def _unpacked(path: Path) -> Iterator[Path]:
     if path.is_dir():
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="kitspipe.") as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         try:
             with zipfile.ZipFile(path) as archive:
                 members = [member for member in archive.infolist() if not member.is_dir()]

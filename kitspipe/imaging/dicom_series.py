@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,6 +156,41 @@ def chosen_stack(slices: Sequence[Slice], path: Path, series: str | None) -> lis
     Raises:
         UserError: there is none.
     """
+    ranked = _ranked(slices, path)
+    of_series = [stack for stack in ranked if series in (None, stack[0].series)]
+    if not of_series or len(of_series[0]) < 2:
+        raise _unknown_series(path, str(series), ranked)
+    taken = of_series[0]
+    _warn_of_others(taken, ranked, path, is_asked=series is not None)
+    _warn_of_left_out(taken, slices, path)
+    return taken
+
+
+def refuse_without_series(slices: Iterable[Slice], path: Path, series: str) -> None:
+    """Raise where no two slices make a CT stack of a series; ends with the second such slice.
+
+    Args:
+        slices: those that are there; it may read them on the way.
+        path: the folder or zip that they are in.
+        series: UID.
+
+    Raises:
+        UserError: there are none; the message names the CT series that there are.
+    """
+    seen: list[Slice] = []
+    stacks: set[tuple[object, ...]] = set()
+    for part in slices:
+        is_of_series = part.series == series and part.is_scan and part.is_placed
+        if is_of_series and part.stack in stacks:
+            return
+        if is_of_series:
+            stacks.add(part.stack)
+        seen.append(part)
+    raise _unknown_series(path, series, _ranked(seen, path))
+
+
+def _ranked(slices: Sequence[Slice], path: Path) -> list[list[Slice]]:
+    """The CT stacks, that with the most slices first."""
     stacks: dict[tuple[object, ...], list[Slice]] = {}
     for part in slices:
         if part.is_scan and part.is_placed:
@@ -170,18 +205,16 @@ def chosen_stack(slices: Sequence[Slice], path: Path, series: str | None) -> lis
             expected="a CT series: two or more axial slices, one per file, with positions",
             remedy="name the folder of the CT series (multi-frame files: convert to NIfTI first)",
         )
-    of_series = [stack for stack in ranked if series in (None, stack[0].series)]
-    if not of_series or len(of_series[0]) < 2:
-        raise UserError(
-            path,
-            found=f"no CT series {series}; there are: {', '.join(map(_named, ranked))}",
-            expected="the SeriesInstanceUID of a CT series with two or more slices",
-            remedy="name one of these with --series, or none for that with the most slices",
-        )
-    taken = of_series[0]
-    _warn_of_others(taken, ranked, path, is_asked=series is not None)
-    _warn_of_left_out(taken, slices, path)
-    return taken
+    return ranked
+
+
+def _unknown_series(path: Path, series: str, ranked: Sequence[Sequence[Slice]]) -> UserError:
+    return UserError(
+        path,
+        found=f"no CT series {series}; there are: {', '.join(map(_named, ranked))}",
+        expected="the SeriesInstanceUID of a CT series with two or more slices",
+        remedy="name one of these with --series, or none for that with the most slices",
+    )
 
 
 def _named(stack: Sequence[Slice]) -> str:

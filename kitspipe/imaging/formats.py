@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from kitspipe.errors import UserError
 from kitspipe.imaging import dicom, nifti, text_header
 from kitspipe.imaging.header import NIFTI_HEADER_BYTES, Header, NiftiGeometry
+from kitspipe.imaging.scratch import temporary_folder
 from kitspipe.imaging.values import to_hounsfield, to_labels
-from kitspipe.imaging.volume import Volume
+from kitspipe.imaging.volume import Volume, contiguous
 from kitspipe.workspace import not_written, replacing, temporary_beside
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
@@ -67,8 +68,7 @@ def read_header(path: Path) -> Header:
     reader.SetFileName(str(path))
     try:
         if suffix.startswith(".nii"):
-            nifti.refuse_contradictions(_first_bytes(path))
-            reader.ReadImageInformation()
+            _read_nifti_geometry(path, reader)
         else:
             stored = text_header.read_stored(path)
             reader.ReadImageInformation()
@@ -101,8 +101,8 @@ def read_image(path: Path) -> tuple[Volume, Header]:
     if series is not None:
         return dicom.read_series(*series)
     header = read_header(path)
-    array = header.to_canonical(to_hounsfield(_read_voxels(path, header)))
-    return Volume(array=np.ascontiguousarray(array), grid=header.grid), header
+    array = contiguous(header.to_canonical(to_hounsfield(_read_voxels(path, header))))
+    return Volume(array=array, grid=header.grid), header
 
 
 def read_labels(path: Path) -> tuple[Volume, Header]:
@@ -113,7 +113,7 @@ def read_labels(path: Path) -> tuple[Volume, Header]:
     """
     header = read_header(path)
     labels = to_labels(_read_voxels(path, header), path)
-    array = np.ascontiguousarray(header.to_canonical(labels))
+    array = contiguous(header.to_canonical(labels))
     return Volume(array=array, grid=header.grid), header
 
 
@@ -148,6 +148,10 @@ def _known_suffix(path: Path) -> str:
 
 def _header(path: Path, suffix: str, reader: sitk.ImageFileReader) -> Header:
     try:
+        nifti_header = nifti.read_header_bytes(path) if suffix.startswith(".nii") else b""
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from None
+    try:
         return Header(
             size=reader.GetSize(),
             spacing=reader.GetSpacing(),
@@ -155,8 +159,9 @@ def _header(path: Path, suffix: str, reader: sitk.ImageFileReader) -> Header:
             direction=reader.GetDirection(),
             suffix=suffix,
             stored_dtype=_DTYPES.get(reader.GetPixelID(), "unknown"),
-            nifti=NiftiGeometry.of(_first_bytes(path)) if suffix.startswith(".nii") else None,
+            nifti=NiftiGeometry.of(nifti_header),
             nrrd=_nrrd_geometry(path) if suffix == ".nrrd" else (),
+            doubts=nifti.doubts(nifti_header),
         )
     except ValueError as error:
         raise UserError(
@@ -199,24 +204,26 @@ def _unreadable(path: Path, error: Exception) -> UserError:
     )
 
 
-def _first_bytes(path: Path) -> bytes:
-    opened = gzip.open if path.name.lower().endswith(".gz") else open
-    try:
-        with opened(path, "rb") as file:
-            return bytes(file.read(NIFTI_HEADER_BYTES))
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from None
+def _read_nifti_geometry(path: Path, reader: sitk.ImageFileReader) -> None:
+    raw = nifti.read_header_bytes(path)
+    nifti.refuse_contradictions(raw)
+    if not nifti.is_nifti_2(path):
+        reader.ReadImageInformation()
+        return
+    # SimpleITK knows no NIfTI-2.
+    with temporary_folder() as folder:
+        file = folder / "header.nii"
+        file.write_bytes(raw + bytes(4))
+        reader.SetFileName(str(file))
+        reader.ReadImageInformation()
 
 
 def _read_voxels(path: Path, header: Header) -> NDArray[Any]:
     """The values (k, j, i), scaled as the file says."""
     try:
-        if header.nifti is not None:
+        if header.suffix.startswith(".nii"):
             return nifti.read_voxels(path, header.size)
-        if not header.suffix.startswith(".nii"):
-            return text_header.read_voxels(path)
-        voxels: NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-        return voxels
+        return text_header.read_voxels(path)
     except MemoryError:
         raise
     except _UNREADABLE as error:

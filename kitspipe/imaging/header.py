@@ -31,7 +31,7 @@ _LETTERS = {"S": (0, 1), "I": (0, -1), "P": (1, 1), "A": (1, -1), "L": (2, 1), "
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NiftiGeometry:
-    """What a NIfTI-1 header says on geometry, as little-endian bytes.
+    """What a NIfTI header says on geometry, as little-endian bytes.
 
     SimpleITK rounds this when it writes; put back it makes a mask lie on its CT bit for bit.
     """
@@ -87,6 +87,7 @@ class Header:
         stored_dtype: numpy's name of the type on disk.
         nifti: what NIfTI-1 files need to be written back bit for bit.
         nrrd: the same for NRRD: the header's lines on geometry.
+        doubts: what the file leaves open and was assumed, for the user to look at.
 
     Raises:
         ValueError: no grid (see `Grid`), or none that a patient has.
@@ -100,6 +101,7 @@ class Header:
     stored_dtype: str = "int16"
     nifti: NiftiGeometry | None = None
     nrrd: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.grid  # noqa: B018  # no header without a grid

@@ -1,11 +1,12 @@
-"""NIfTI-1 files: headers that contradict themselves, and voxels read to the last byte.
+"""NIfTI files: headers that contradict themselves, and voxels read to the last byte.
 
-SimpleITK takes what can't be for a default, and truncated or corrupt files for whole ones.
-Arrays are in the file's order (k, j, i).
+SimpleITK takes what can't be for a default, truncated or corrupt files for whole ones, and no
+NIfTI-2. Arrays are in the file's order (k, j, i).
 """
 
 from __future__ import annotations
 
+import gzip
 import struct
 from pathlib import Path
 from typing import IO, Any, cast
@@ -24,16 +25,85 @@ _DTYPES = {
     256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
 }  # fmt: skip
 _FIRST_VOXEL_BYTE = 352
+# Field of NIfTI-2: its place and type there, and in NIfTI-1. Source: nifti1.h and nifti2.h.
+_FIELDS = (
+    (12, "i2", 1, 70, "i2"),  # datatype
+    (14, "i2", 1, 72, "i2"),  # bitpix
+    (16, "i8", 8, 40, "i2"),  # dim
+    (104, "f8", 8, 76, "f4"),  # pixdim
+    (168, "i8", 1, 108, "f4"),  # vox_offset
+    (176, "f8", 2, 112, "f4"),  # scl_slope, scl_inter
+    (344, "i4", 2, 252, "i2"),  # qform_code, sform_code
+    (352, "f8", 18, 256, "f4"),  # quatern, qoffset, srow
+    (500, "i4", 1, 123, "u1"),  # xyzt_units
+)
 _NIFTI2_HEADER_BYTES = 540
 # Over 300 mm this moves a voxel by 0.3 mm, less than half of one.
 _MOST_SHEAR = _SPACING_TOLERANCE = 1e-3
 
 
-def refuse_contradictions(raw: bytes) -> None:
-    """Raise where a NIfTI-1 header can't be right, but SimpleITK would make something of it.
+def read_header_bytes(path: Path) -> bytes:
+    """The header of a file as one of NIfTI-1: its first 348 bytes, fewer where it is shorter.
+
+    Raises:
+        OSError, EOFError, zlib.error: it is no file, or no gzip.
+        ValueError: a NIfTI-2 header with what NIfTI-1 has no room for.
+    """
+    opened = gzip.open if path.name.lower().endswith(".gz") else open
+    with opened(path, "rb") as file:
+        raw = bytes(file.read(_NIFTI2_HEADER_BYTES))
+    if raw[4:7] != b"n+2":
+        return raw[:NIFTI_HEADER_BYTES]
+    if len(raw) < _NIFTI2_HEADER_BYTES:
+        raise ValueError("the file ends within its header")
+    return _as_nifti_1(raw)
+
+
+def is_nifti_2(path: Path) -> bool:
+    """Whether a file with a sound header has one of NIfTI-2."""
+    opened = gzip.open if path.name.lower().endswith(".gz") else open
+    with opened(path, "rb") as file:
+        return bytes(file.read(7))[4:] == b"n+2"
+
+
+def _as_nifti_1(raw: bytes) -> bytes:
+    order = next((o for o in "<>" if struct.unpack(f"{o}i", raw[:4]) == (len(raw),)), None)
+    if order is None:
+        raise ValueError("no NIfTI-2 header, though it says so")
+    header = bytearray(NIFTI_HEADER_BYTES)
+    header[:4] = struct.pack(f"{order}i", NIFTI_HEADER_BYTES)
+    header[344:] = b"n+1\0"
+    for place, kind, count, place_1, kind_1 in _FIELDS:
+        values = np.frombuffer(raw, order + kind, count, place)
+        # Coordinates are rounded; what is beyond float32 is infinite, and refused later.
+        with np.errstate(over="ignore", invalid="ignore"):
+            values_1 = values.astype(order + kind_1)
+        if kind[0] == "i" and not np.array_equal(values_1, values):
+            raise ValueError(f"a NIfTI-2 header with {_listed(values)}, too large for a scan")
+        header[place_1 : place_1 + values_1.nbytes] = values_1.tobytes()
+    return bytes(header)
+
+
+def doubts(raw: bytes) -> tuple[str, ...]:
+    """What a header leaves open and was assumed, for the user to look at.
 
     Args:
-        raw: the file's first 348 bytes, unpacked. Headers of NIfTI-2 are left to SimpleITK.
+        raw: as `read_header_bytes` gives it; empty for other formats.
+    """
+    if not raw or max(struct.unpack(f"{_byte_order(raw)}2h", raw[252:256])) > 0:
+        return ()
+    return (
+        "neither qform nor sform says how the patient lies; its axes were taken to run to the "
+        "left, the back and the head (LPS, as SimpleITK does; nibabel takes LAS, the NIfTI "
+        "standard RAS)",
+    )
+
+
+def refuse_contradictions(raw: bytes) -> None:
+    """Raise where a header can't be right, but SimpleITK would make something of it.
+
+    Args:
+        raw: as `read_header_bytes` gives it.
 
     Raises:
         ValueError: no NIfTI header, impossible sizes, types or places, or an sform that is
@@ -42,8 +112,6 @@ def refuse_contradictions(raw: bytes) -> None:
     if len(raw) < NIFTI_HEADER_BYTES:
         raise ValueError("the file ends within its header")
     order = _byte_order(raw)
-    if order is None:
-        return
     sizes = struct.unpack(f"{order}8h", raw[40:56])
     if not 1 <= sizes[0] <= 7 or min(sizes[1 : sizes[0] + 1]) < 1:
         raise ValueError(f"a NIfTI header of impossible size, dim {sizes}")
@@ -66,14 +134,11 @@ def refuse_contradictions(raw: bytes) -> None:
         _refuse_odd_qform(np.array(struct.unpack(f"{order}6f", raw[256:280])))
 
 
-def _byte_order(raw: bytes) -> str | None:
-    """`<` or `>`; None for NIfTI-2."""
+def _byte_order(raw: bytes) -> str:
     for order in "<>":
         (header_bytes,) = struct.unpack(f"{order}i", raw[:4])
         if header_bytes == NIFTI_HEADER_BYTES and raw[344:348] == b"n+1\0":
             return order
-        if header_bytes == _NIFTI2_HEADER_BYTES and raw[4:7] == b"n+2":
-            return None
     raise ValueError("no NIfTI header of one file with its voxels (n+1)")
 
 
@@ -102,31 +167,31 @@ def _refuse_odd_qform(values: NDArray[np.float64]) -> None:
 
 
 def read_voxels(path: Path, size: Shape) -> NDArray[Any]:
-    """The values (k, j, i) of a NIfTI-1 file, in its own type or, where it scales them, float32.
+    """The values (k, j, i) of a file, in its own type or, where it scales them, float32.
 
     Args:
         path: `.nii` or `.nii.gz`; the checksum of the latter is verified.
         size: voxels along the file's axes (i, j, k).
 
     Raises:
-        OSError, EOFError, IsalError: the file is cut short or corrupt.
+        OSError, EOFError, zlib.error, IsalError: the file is cut short or corrupt.
         ValueError: it has values of a type that is no CT's or mask's (complex, RGB), or goes on
             after its last voxel.
     """
     is_packed = path.name.lower().endswith(".gz")
     packing: Packing = "gzip" if is_packed else "raw"
+    raw = read_header_bytes(path)
+    order = _byte_order(raw)
+    (code,) = struct.unpack(f"{order}h", raw[70:72])
+    offset, slope, intercept = struct.unpack(f"{order}3f", raw[108:120])
+    if code not in _DTYPES:
+        raise ValueError(f"values of NIfTI type {code}, which are not single numbers")
+    dtype = np.dtype(order + _DTYPES[code])
+    voxel_bytes = int(np.prod(size, dtype=np.int64)) * dtype.itemsize
+    require_room(path, int(offset), packing, voxel_bytes + int(offset) * is_packed)
+    stored = np.empty(size[::-1], dtype)
     with igzip.open(path, "rb") if is_packed else path.open("rb") as opened:
         file = cast("IO[bytes]", opened)
-        raw = file.read(NIFTI_HEADER_BYTES)
-        order = "<" if struct.unpack("<i", raw[:4])[0] == NIFTI_HEADER_BYTES else ">"
-        (code,) = struct.unpack(f"{order}h", raw[70:72])
-        offset, slope, intercept = struct.unpack(f"{order}3f", raw[108:120])
-        if code not in _DTYPES:
-            raise ValueError(f"values of NIfTI type {code}, which are not single numbers")
-        dtype = np.dtype(order + _DTYPES[code])
-        voxel_bytes = int(np.prod(size, dtype=np.int64)) * dtype.itemsize
-        require_room(path, int(offset), packing, voxel_bytes + int(offset) * is_packed)
-        stored = np.empty(size[::-1], dtype)
         # Past the header's extensions.
         file.seek(int(offset))
         fill(stored, chunks(file))
@@ -141,5 +206,5 @@ def read_voxels(path: Path, size: Shape) -> NDArray[Any]:
     return scaled
 
 
-def _listed(values: NDArray[np.float64]) -> str:
+def _listed(values: NDArray[Any]) -> str:
     return " x ".join(f"{value:g}" for value in values)

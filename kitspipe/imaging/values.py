@@ -55,7 +55,7 @@ def to_labels(values: NDArray[Any], path: Path) -> NDArray[np.uint8]:
 
 
 def count_labels(labels: NDArray[Any]) -> NDArray[np.int64]:
-    """Voxels of each label 0 to 255 in a uint8 array, (256,); works slice by slice along the first axis."""
+    """Voxels of each label 0 to 255 in a uint8 array, (256,); works slice by slice."""
     counts = np.zeros(256, np.int64)
     for plane in labels:
         # numpy counts 64-bit numbers only: first away with the background.

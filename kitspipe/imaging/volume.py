@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 V = TypeVar("V", bound=np.generic)
 
@@ -233,7 +233,7 @@ def contiguous(array: NDArray[V]) -> NDArray[V]:
     return copy
 
 
-def _bounds(where: Any) -> tuple[int, int]:
+def _bounds(where: ArrayLike) -> tuple[int, int]:
     """The first True of a line and one beyond the last; there must be one."""
     places = np.flatnonzero(where)
     return int(places[0]), int(places[-1]) + 1

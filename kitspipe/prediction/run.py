@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,13 +86,23 @@ def load_cascade(
 def predict_case(case: Case, output: Path, cascade: Cascade) -> Prediction:
     """Segment one case and write its mask on the input's voxels and geometry.
 
+    What its file leaves open stands first in the warnings.
+
     Raises:
-        UserError: the scan can't be read.
+        UserError: the scan can't be read, or is larger than memory.
     """
-    image, header = read_image(case.image)
-    prediction = segment(image, cascade)
+    try:
+        image, header = read_image(case.image)
+        prediction = segment(image, cascade)
+    except MemoryError as error:
+        raise UserError(
+            case.image,
+            found=f"out of memory: {error or 'the system gave no more'}",
+            expected="memory for the scan, and for its masks on the networks' voxels",
+            remedy="end other programs, or segment it on a machine with more memory",
+        ) from None
     write_labels(mask_file(output, case), prediction.labels, header)
-    return prediction
+    return replace(prediction, warnings=(*header.doubts, *prediction.warnings))
 
 
 def unfinished(

@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kitspipe.dataset.cases import Case
+from kitspipe.dataset.check import CORNER_TOLERANCE_MM
 from kitspipe.errors import UserError
 from kitspipe.imaging.components import signed_distance
 from kitspipe.imaging.formats import read_image, read_labels
 from kitspipe.imaging.resample import resample_image, resample_labels
+from kitspipe.imaging.values import count_labels
 from kitspipe.imaging.volume import Grid, Triple, Volume
 from kitspipe.planning.document import as_read, read_document
 from kitspipe.planning.fingerprint import Fingerprint, file_sha256
@@ -108,13 +110,7 @@ def preprocess_case(case: Case, plan: Plan, workspace: Workspace) -> Preprocesse
         return Preprocessed(case_id=case.id, made=())
     image, _ = read_image(case.image)
     labels, _ = read_labels(case.labels)
-    if not kidney_mask(labels, plan.labels).any():
-        raise UserError(
-            case.labels,
-            found="no voxel of kidney, tumor or cyst",
-            expected="at least one kidney in a training case",
-            remedy="take the case out, or mend its mask",
-        )
+    _refuse_unfit(case.image, image, case.labels, labels, plan.labels)
     for stage in missing:
         regions = (
             [kidney_arrays(image, labels, plan)]
@@ -139,6 +135,31 @@ def preprocess_case(case: Case, plan: Plan, workspace: Workspace) -> Preprocesse
         )
         write_case(folders[stage], record, regions)
     return Preprocessed(case_id=case.id, made=missing)
+
+
+def _refuse_unfit(
+    image_file: Path, image: Volume, labels_file: Path, labels: Volume, values: Labels
+) -> None:
+    """Raise where a mask does not belong to its scan, has no kidney, or values of no meaning."""
+    if not image.grid.close_to(labels.grid, CORNER_TOLERANCE_MM):
+        raise UserError(
+            labels_file,
+            found="a mask of another size or place",
+            expected=f"the grid of {image_file}, corners to {CORNER_TOLERANCE_MM:g} mm",
+            remedy="run kitspipe_check to see both grids",
+        )
+    present = np.flatnonzero(count_labels(labels.array))
+    unknown = sorted(set(present.tolist()) - {0, *values.values})
+    if unknown or not present.any():
+        raise UserError(
+            labels_file,
+            found=f"label {', '.join(map(str, unknown))}"
+            if unknown
+            else "no voxel of kidney, tumor or cyst",
+            expected=f"kidneys, with the labels of the plan: {', '.join(map(str, values.values))}",
+            remedy="run kitspipe_check, then mend the mask or take the case out; after a change of "
+            "what labels mean, plan anew with --replan",
+        )
 
 
 def open_cases(

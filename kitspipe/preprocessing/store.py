@@ -26,7 +26,7 @@ DISTANCE_UNIT_MM = 0.25
 
 # A block is what a read must unpack; each chunk costs the writer a fixed time.
 _CHUNK: tuple[int, int, int] = (16, 256, 256)
-_BLOCK: tuple[int, int, int] = (8, 64, 64)
+_BLOCK: tuple[int, int, int] = (4, 64, 64)
 _CASE_FILE = "case.json"
 
 

@@ -1,8 +1,9 @@
 """Which case and patch comes next; hard cases.
 
-Every random decision is keyed by (seed, stage, epoch, sample), so that the same plan and data give
-the same patches whatever the number of workers, and a resumed training the same as one that never
-stopped. Boxes are in (Z, Y, X) voxels of a region's image and may reach outside.
+Every random decision is keyed by (seed, stage, epoch, sample), see `random_keys.py`, so that the
+same plan and data give the same patches whatever the number of workers, and a resumed training the
+same as one that never stopped. Boxes are in (Z, Y, X) voxels of a region's image and may
+reach outside.
 """
 
 from __future__ import annotations
@@ -17,26 +18,30 @@ from numpy.typing import NDArray
 from kitspipe.imaging.volume import Box
 from kitspipe.planning.plan import KidneyPlan, Schedule, TumorPlan
 from kitspipe.preprocessing.store import TrainingCase
+from kitspipe.training.changes import NOTHING, AugmentationParameters
+from kitspipe.training.random_keys import Purpose, SampleKey
 
-_KIDNEY_KEY, _TUMOR_KEY, _ORDER_KEY = 1, 2, 3
+_KIDNEY, _TUMOR = 1, 2
 HARD_POINTS_PER_REGION = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PatchRequest:
-    """What a worker reads: a box of a region.
+    """What a worker reads: a box of a region, and what its change needs around it.
 
     Args:
         region: index into the sampler's cases.
         box: voxels of the image.
+        key: of all random decisions for this patch.
         mask_jitter_mm: how far the kidney mask's border wanders around its place (tumor stage).
-        seed: key of all further random decisions for this patch.
+        parameters: the change that is applied afterwards.
     """
 
     region: int
     box: Box
+    key: SampleKey
     mask_jitter_mm: float = 0.0
-    seed: tuple[int, ...] = ()
+    parameters: AugmentationParameters = NOTHING
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -82,11 +87,12 @@ class KidneySampler:
     def request(self, epoch: int, sample: int) -> PatchRequest:
         """The patch number `sample` of an epoch."""
         number, position = divmod(epoch * self._per_epoch + sample, len(self.cases))
-        order = np.random.default_rng([self._seed, _ORDER_KEY, number]).permutation(len(self.cases))
+        round_ = SampleKey(seed=self._seed, stage=_KIDNEY, epoch=number, sample=0)
+        order = round_.stream(Purpose.ORDER).permutation(len(self.cases))
         region = int(order[position])
-        seed = (self._seed, _KIDNEY_KEY, epoch, sample)
-        rng = np.random.default_rng(seed)
-        return PatchRequest(region=region, box=self._box(self.cases[region], rng), seed=(*seed, 1))
+        key = SampleKey(seed=self._seed, stage=_KIDNEY, epoch=epoch, sample=sample)
+        box = self._box(self.cases[region], key.stream(Purpose.PLACE))
+        return PatchRequest(region=region, box=box, key=key)
 
     def state(self) -> dict[str, Any]:
         """Nothing changes while training."""
@@ -148,8 +154,8 @@ class TumorSampler:
 
     def request(self, epoch: int, sample: int) -> PatchRequest:
         """The slab number `sample` of an epoch."""
-        seed = (self._seed, _TUMOR_KEY, epoch, sample)
-        rng = np.random.default_rng(seed)
+        key = SampleKey(seed=self._seed, stage=_TUMOR, epoch=epoch, sample=sample)
+        rng = key.stream(Purpose.PLACE)
         weights = np.array([self.weights[case_id] for case_id in self._ids])
         case_id = self._ids[rng.choice(len(self._ids), p=weights / weights.sum())]
         region, points = self._points(case_id, rng)
@@ -163,8 +169,8 @@ class TumorSampler:
         return PatchRequest(
             region=region,
             box=_box_at(starts, size),
+            key=key,
             mask_jitter_mm=self._mask_jitter_mm(rng),
-            seed=(*seed, 1),
         )
 
     def update(self, difficulties: Sequence[CaseDifficulty]) -> None:

@@ -15,12 +15,12 @@ from kitspipe.networks.losses import KidneyLoss, TumorLoss
 from kitspipe.networks.resunet3d import ResUNet3D
 from kitspipe.networks.vnet25d import VNet25D
 from kitspipe.planning.plan import Plan, Schedule
-from kitspipe.preprocessing.intensity import background_value
 from kitspipe.preprocessing.preprocess import TUMOR_CLASS
 from kitspipe.preprocessing.store import TrainingCase
 from kitspipe.training.augmentation import Augment
 from kitspipe.training.hard_cases import difficulties
-from kitspipe.training.loader import Arrays, Sampler, kidney_patch, tumor_slab
+from kitspipe.training.loader import Sampler
+from kitspipe.training.patches import Arrays, kidney_patch, tumor_slab
 from kitspipe.training.sampling import (
     KidneySampler,
     PatchRequest,
@@ -58,7 +58,7 @@ class TrainingTask:
         sampler: of the training cases.
         validation: sampler of the validation cases.
         read: arrays of a request.
-        augment: applied to training batches.
+        augment: draws for training batches only, but makes all of them.
         loss: (network's output, target, share of the training done) -> scalar.
         foreground: (network's output, target) -> predicted and true foreground, bool tensors.
         hard_cases: None where cases are drawn alike.
@@ -97,7 +97,7 @@ def kidney_task(
         sampler=KidneySampler(training, stage, plan.seed),
         validation=KidneySampler(validation, stage, plan.seed),
         read=partial(kidney_patch, plan=stage),
-        augment=Augment(stage.augmentation, fill=background_value(stage.hu_window)),
+        augment=Augment(stage.augmentation),
         loss=KidneyLoss(stage.loss),
         foreground=_kidney_foreground,
         hard_cases=None,
@@ -128,7 +128,7 @@ def tumor_task(
         sampler=sampler,
         validation=TumorSampler(validation, stage, plan.seed),
         read=partial(tumor_slab, plan=stage),
-        augment=Augment(stage.augmentation, fill=background_value(stage.hu_window)),
+        augment=Augment(stage.augmentation),
         loss=TumorLoss(stage.loss),
         foreground=_tumor_foreground,
         hard_cases=_hard_cases(plan, weigh),

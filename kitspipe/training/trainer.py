@@ -56,11 +56,6 @@ class StopSignal:
                 signal.signal(number, handler)
 
 
-def unchanged(**arrays: Any) -> dict[str, Any]:
-    """The arrays as they are."""
-    return arrays
-
-
 @dataclass(slots=True)
 class Progress:
     """Where a training stands; all of it is in the checkpoint."""
@@ -234,13 +229,17 @@ class Trainer:
             epoch=epoch,
             steps=steps,
             workers=self._workers,
+            augmentation=task.augment.config if training else None,
         )
-        return batches(reader, task.augment if training else unchanged, workers=self._workers)
+        return batches(reader, task.augment, workers=self._workers)
 
     def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         layout = memory_format(self.network)
         return (
-            torch.from_numpy(batch.image).to(self.device, non_blocking=True, memory_format=layout),
+            # To the device in halves and widened there.
+            torch.from_numpy(batch.image)
+            .to(self.device, non_blocking=True)
+            .to(torch.float32, memory_format=layout),
             torch.from_numpy(batch.target).to(self.device, non_blocking=True),
         )
 
@@ -338,7 +337,7 @@ def _example_of(batch: Batch, predicted: Tensor, true: Tensor) -> Example:
     """The slice with most foreground of a batch's first patch."""
     target = true[0].cpu().numpy()
     prediction = predicted[0].cpu().numpy()
-    image = batch.image[0]
+    image = batch.image[0].astype(np.float32)
     if target.ndim == 2:
         return Example(image=image[len(image) // 2], reference=target, prediction=prediction)
     z = int(np.argmax(target.sum(axis=(1, 2))))

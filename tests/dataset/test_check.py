@@ -380,3 +380,17 @@ def test_a_problem_without_its_texts_is_refused(empty):
     texts = dict.fromkeys(("case_id", "file", "found", "expected", "remedy"), "x") | {empty: ""}
     with pytest.raises(ValueError, match="needs"):
         Problem(**texts, severity="error")
+
+
+def test_a_header_that_says_nothing_of_the_axes_is_a_warning(tmp_path):
+    case = kits_case(tmp_path)
+    for file in (case.image, case.labels):
+        scan = nib.load(file)
+        array = np.asarray(scan.dataobj)
+        bare = nib.Nifti1Image(array, None)
+        bare.header.set_zooms(scan.header.get_zooms())
+        bare.header["qform_code"] = bare.header["sform_code"] = 0
+        nib.save(bare, file)
+    found = check_case(case, None)
+    assert [p.severity for p in found] == ["warning", "warning"]
+    assert all("neither qform nor sform" in p.found for p in found)

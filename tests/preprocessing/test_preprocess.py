@@ -1,5 +1,6 @@
 import os
 import resource
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -274,3 +275,21 @@ def test_a_training_case_without_kidney_is_refused(case, tmp_path):
     with pytest.raises(UserError, match="no voxel of kidney"):
         preprocess_case(case, small_plan(), Workspace(root=tmp_path))
     assert not list(tmp_path.glob("preprocessed/**/case.json"))
+
+
+@pytest.mark.parametrize(
+    "grid", [replace(GRID, origin=(-30.9, 12.5, 700.0)), replace(GRID, spacing=(4.0, 2.5, 1.0))]
+)
+def test_a_mask_that_lies_elsewhere_than_its_scan_is_refused(case, tmp_path, grid):
+    moved = Volume(array=labels_of_two_kidneys().array, grid=grid)
+    write_labels(case.labels, moved, header_for(grid, axes="IPL"))
+    with pytest.raises(UserError, match="another size or place"):
+        preprocess_case(case, small_plan(), Workspace(root=tmp_path))
+
+
+def test_a_label_that_the_plan_does_not_know_is_refused_and_not_a_hole(case, tmp_path):
+    labels = labels_of_two_kidneys().array.copy()
+    labels[labels == 1] = 7
+    write_labels(case.labels, Volume(array=labels, grid=GRID), header_for(GRID, axes="IPL"))
+    with pytest.raises(UserError, match="label 7"):
+        preprocess_case(case, small_plan(), Workspace(root=tmp_path))
