@@ -18,7 +18,9 @@ def normalize(hu: NDArray[np.int16], window: HUWindow) -> NDArray[np.float32]:
         hu: HU, any shape.
         window: the plan's window.
     """
-    clipped = np.clip(hu, window.low_hu, window.high_hu).astype(np.float32)
+    # In place: numpy would clip integers by way of float64, in four times the time.
+    clipped = hu.astype(np.float32)
+    np.clip(clipped, np.float32(window.low_hu), np.float32(window.high_hu), out=clipped)
     clipped -= np.float32(window.center_hu)
     clipped /= np.float32(window.scale_hu)
     return clipped
