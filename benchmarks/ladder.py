@@ -20,24 +20,19 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
+from scores import CaseScore, interval, score_case
 
-from kitspipe.imaging.components import components
-from kitspipe.imaging.formats import read_labels
 from kitspipe.planning.document import write_document
 from kitspipe.planning.plan import Plan
 from kitspipe.planning.planner import read_fold, read_plan
 from kitspipe.workspace import Workspace
 
 EPOCHS = 10
-TUMOR, CYST = 2, 3
-SEEN_ML = 0.1
-RESAMPLES = 4000
 RUNGS = (
     "2D V-Net",
     "+ 2.5D",
@@ -48,23 +43,6 @@ RUNGS = (
     "+ focal, weighted Dice",
     "+ resampling",
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Score:
-    """A validation case.
-
-    Args:
-        dice: of the tumor label.
-        false_tumors: predicted components of at least 0.1 ml that touch no tumor.
-        false_ml: predicted tumor outside the true one.
-        has_cyst: in the reference.
-    """
-
-    dice: float
-    false_tumors: int
-    false_ml: float
-    has_cyst: bool
 
 
 def rung_plan(plan: Plan, rung: int, seed: int, steps: int) -> Plan:
@@ -126,39 +104,16 @@ def train(data: Workspace, work: Path, plan: Plan, name: str, threads: int) -> P
     return masks
 
 
-def scores(data: Workspace, masks: Path) -> dict[str, Score]:
+def scores(data: Workspace, masks: Path) -> dict[str, CaseScore]:
     """Every validation case's score."""
     raw = data.root / "raw"
     return {
-        case: _score(raw / case / "segmentation.nii.gz", masks / f"{case}.nii.gz")
+        case: score_case(raw / case / "segmentation.nii.gz", masks / f"{case}.nii.gz")
         for case in read_fold(data, 0)[1]
     }
 
 
-def _score(reference_file: Path, predicted_file: Path) -> Score:
-    labels, predicted = read_labels(reference_file)[0], read_labels(predicted_file)[0].array
-    true, found = labels.array == TUMOR, predicted == TUMOR
-    numbered, count = components(found)
-    voxel_ml = labels.grid.voxel_ml
-    sizes = np.bincount(numbered.ravel(), minlength=count + 1) * voxel_ml
-    hit = set(np.unique(numbered[true]).tolist())
-    return Score(
-        dice=float(2 * (true & found).sum() / max(1, true.sum() + found.sum())),
-        false_tumors=sum(sizes[n] >= SEEN_ML and n not in hit for n in range(1, count + 1)),
-        false_ml=float((found & ~true).sum() * voxel_ml),
-        has_cyst=bool((labels.array == CYST).any()),
-    )
-
-
-def interval(values: NDArray[np.float64]) -> str:
-    """Mean and 95 % of a bootstrap over cases."""
-    rng = np.random.default_rng(0)
-    means = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(axis=1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return f"{values.mean():7.3f} ({low:6.3f} to {high:6.3f})"
-
-
-def table(found: Sequence[Sequence[dict[str, Score]]]) -> None:
+def table(found: Sequence[Sequence[dict[str, CaseScore]]]) -> None:
     """A row for each rung; seeds are averaged within a case."""
     cases = sorted(found[0][0])
 
@@ -169,10 +124,10 @@ def table(found: Sequence[Sequence[dict[str, Score]]]) -> None:
     print(f"{len(cases)} validation cases, {cysts.sum()} with cysts, {len(found[0])} seeds")
     print(f"{'':26}{'tumor Dice':>26}{'to the rung before':>28}{'false tumors a scan':>28}")
     for rung, name in enumerate(RUNGS[: len(found)]):
-        dice, false = of(rung, "dice"), of(rung, "false_tumors")
-        step = interval(dice - of(rung - 1, "dice")) if rung else ""
+        dice, false = of(rung, "tumor"), of(rung, "false_tumors")
+        step = interval(dice - of(rung - 1, "tumor")) if rung else ""
         each = " ".join(
-            f"{np.mean([seed[case].dice for case in cases]):.3f}" for seed in found[rung]
+            f"{np.mean([seed[case].tumor for case in cases]):.3f}" for seed in found[rung]
         )
         print(f"{name:26}{interval(dice):>26}{step:>28}{interval(false):>28}   seeds {each}")
     if len(found) == len(RUNGS) and cysts.any():
@@ -213,12 +168,12 @@ def main() -> None:
     # All rungs of a seed first, so that a stopped run has whole ladders.
     jobs = [(rung, seed) for seed in range(options.seeds) for rung in range(len(RUNGS))]
 
-    def one(job: tuple[int, int]) -> dict[str, Score]:
+    def one(job: tuple[int, int]) -> dict[str, CaseScore]:
         rung, seed = job
         variant = rung_plan(plan, rung, seed, options.steps)
         masks = train(data, options.work, variant, f"rung_{rung}_seed_{seed}", 1)
         found = scores(data, masks)
-        mean = np.mean([score.dice for score in found.values()])
+        mean = np.mean([score.tumor for score in found.values()])
         print(f"  {RUNGS[rung]}, seed {seed}: {mean:.3f}", flush=True)
         return found
 
@@ -228,7 +183,7 @@ def main() -> None:
     (options.work / "ladder.json").write_text(
         json.dumps(
             [
-                {"rung": RUNGS[rung], "seed": seed, "dice": {c: s.dice for c, s in found.items()}}
+                {"rung": RUNGS[rung], "seed": seed, "tumor": {c: s.tumor for c, s in found.items()}}
                 for (rung, seed), found in results.items()
             ]
         )
