@@ -19,6 +19,7 @@ from kitspipe.workspace import STAGES, Stage, Workspace, sweep
 
 Fold = int | Literal["all"]
 Size = Literal["standard", "small"]
+Form = Literal["nnunet", "kits", "nifti"]
 
 
 def plan_and_preprocess(
@@ -38,6 +39,27 @@ def plan_and_preprocess(
     return preprocess(
         data=data, workspace=workspace, plan_name=plan_name, jobs=jobs, cluster=cluster
     )
+
+
+def download(
+    *, output: Path, cases: str, base_url: str, masks_url: str, no_masks: bool, jobs: int
+) -> int:
+    """Fetch KiTS19's scans and masks; what is there is kept."""
+    from kitspipe.dataset import download as downloading
+
+    places = downloading.Addresses(images=base_url, masks=None if no_masks else masks_url)
+    done = downloading.download(output, downloading.case_numbers(cases), places, jobs=jobs)
+    console.summary("download", done.rows)
+    return _status(done.failures)
+
+
+def convert(*, source: Path, target: Path, form: Form, copy: bool, jobs: int | None) -> int:
+    """Turn a data set into another layout; what is there is kept."""
+    from kitspipe.dataset.convert import convert_dataset
+
+    done = convert_dataset(source, target, form, copy=copy, jobs=jobs)
+    console.summary("convert", [*done.rows, ("folder", target)])
+    return _status(done.failures)
 
 
 def check(*, data: Path, jobs: int | None, cluster: str | None = None) -> int:
