@@ -156,7 +156,7 @@ def _refuse_unfit(
             found=f"label {', '.join(map(str, unknown))}"
             if unknown
             else "no voxel of kidney, tumor or cyst",
-            expected=f"kidneys, with the labels of the plan: {', '.join(map(str, values.values))}",
+            expected=f"at least one kidney, with the labels of the plan: {', '.join(map(str, values.values))}",
             remedy="run kitspipe_check, then mend the mask or take the case out; after a change of "
             "what labels mean, plan anew with --replan",
         )
