@@ -155,6 +155,12 @@ def _predict(parser: Parser) -> None:
     )
     _add_device(parser)
     parser.add_argument("--overwrite", action="store_true", help="do cases anew that are there")
+    parser.add_argument(
+        "--report",
+        dest="with_report",
+        action="store_true",
+        help="write pages to review the masks with, in report/ beside them",
+    )
 
 
 def _evaluate(parser: Parser) -> None:
@@ -168,6 +174,32 @@ def _evaluate(parser: Parser) -> None:
         type=Path,
         default=None,
         help="folder for evaluation.csv and summary.json; default: that of the predictions",
+    )
+    _add_jobs(parser)
+
+
+def _report(parser: Parser) -> None:
+    parser.add_argument(
+        "-i", "--images", type=Path, required=True, help="the scans, as predict takes them"
+    )
+    parser.add_argument(
+        "-s", "--masks", type=Path, required=True, help="their masks, as predict writes them"
+    )
+    parser.add_argument(
+        "-r",
+        "--references",
+        type=Path,
+        default=None,
+        help="reference masks, for scores; any layout",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="folder for the pages: open its index.html"
+    )
+    parser.add_argument(
+        "--series", default=None, metavar="UID", help="as for predict, where it was given there"
+    )
+    parser.add_argument(
+        "--names", action="store_true", help="show patients' names, as DICOM files have them"
     )
     _add_jobs(parser)
 
@@ -277,6 +309,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "train": ("train one fold of a stage; run again, it goes on where it stopped", _train),
     "predict": ("segment new scans with the whole cascade", _predict),
     "evaluate": ("score predictions with the official KiTS metrics", _evaluate),
+    "report": ("write pages to review masks with, for any browser", _report),
     "demo": ("paint scans, then run the whole flow on them", _demo),
 }
 """name: (one line of help, function that adds its arguments)."""

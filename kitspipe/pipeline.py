@@ -1,8 +1,8 @@
 """READ FIRST: one function per command, in the order of the flow.
 
 raw -- check -- fingerprint -- plan -- preprocess -- train kidney -- train tumor -- predict
--- evaluate. Each function returns the command's exit status. Folders are imported where they are
-used, so that commands without networks start without torch.
+-- evaluate -- report. Each function returns the command's exit status. Folders are imported where
+they are used, so that commands without networks start without torch.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def plan_and_preprocess(
     *,
     data: Path,
     workspace: Path,
-    plan_name: str,
-    memory: float,
     size: Size,
-    replan: bool,
-    jobs: int | None,
+    plan_name: str = "default",
+    memory: float = 11.0,
+    replan: bool = False,
+    jobs: int | None = None,
     cluster: str | None = None,
 ) -> int:
     """fingerprint, which checks too, plan, preprocess."""
@@ -178,6 +178,7 @@ def train(
     restart: bool,
 ) -> int:
     """Train one fold of a stage and validate it on whole cases."""
+    from kitspipe.evaluation.validation import validate_fold
     from kitspipe.networks.device import pick_device
     from kitspipe.planning.planner import read_fold, read_plan, training_key
     from kitspipe.prediction.cascade import region_tumor
@@ -206,44 +207,22 @@ def train(
         if not is_complete:
             console.info(f"stopped; the same command goes on from {folder}")
             return STOPPED
-        scores = [] if fold == "all" else _validate(stage, fold, place, validation_ids, device)
+        scores = [] if fold == "all" else validate_fold(stage, fold, place, validation_ids, device)
     console.summary(f"train {stage} fold {fold}", [*scores, ("results", folder)])
     return ALL_DONE
 
 
-def _validate(
-    stage: Stage, fold: Fold, place: Workspace, ids: Sequence[str], device: str
-) -> list[tuple[str, str]]:
-    """Whole validation cases through the fold's networks; rows for the summary."""
-    from kitspipe.evaluation.validation import validate_kidney, validate_tumor
-    from kitspipe.prediction.run import load_cascade, trained_folds
-    from kitspipe.preprocessing.preprocess import source_cases
-
-    cases, folder = source_cases(place, stage, ids), place.fold_folder(stage, fold)
-    if stage == "kidney":
-        cascade = load_cascade(place, [fold], device, ["kidney"])
-        dice = validate_kidney(cascade, cases, folder / "validation")
-        return [("kidney Dice", f"{dice:.4f}")]
-    cascade = load_cascade(place, [fold], device, ["tumor"])
-    inside = validate_tumor(cascade, cases, folder / "validation", end_to_end=False)
-    rows = [("tumor Dice in reference kidneys", f"{inside.kits19.tumor:.4f}")]
-    if fold in trained_folds(place, "kidney"):
-        cascade = load_cascade(place, [fold], device)
-        whole = validate_tumor(cascade, cases, folder / "validation_end_to_end", end_to_end=True)
-        rows.append(("tumor Dice end to end", f"{whole.kits19.tumor:.4f}"))
-    return rows
-
-
-def predict(
+def predict(  # noqa: PLR0913  # an argument per option
     *,
     images: Path,
     output: Path,
     workspace: Path,
-    plan_name: str,
-    folds: Sequence[Fold] | None,
     device: str,
-    overwrite: bool,
+    plan_name: str = "default",
+    folds: Sequence[Fold] | None = None,
+    overwrite: bool = False,
     series: str | None = None,
+    with_report: bool = False,
 ) -> int:
     """Segment scans with the whole cascade; masks that are there are kept."""
     from kitspipe.dataset.cases import find_images
@@ -270,7 +249,10 @@ def predict(
             ("masks", output),
         ],
     )
-    return _status(failures)
+    status = _status(failures)
+    if not with_report:
+        return status
+    return max(status, report(images=images, masks=output, output=output / "report", series=series))
 
 
 def evaluate(*, references: Path, predictions: Path, output: Path | None, jobs: int | None) -> int:
@@ -286,6 +268,25 @@ def evaluate(*, references: Path, predictions: Path, output: Path | None, jobs: 
     console.table(*scoring.as_table(evaluation))
     console.summary("evaluate", [("scores", csv), ("summary", summary)])
     return _status(evaluation.failures)
+
+
+def report(
+    *,
+    images: Path,
+    masks: Path,
+    output: Path,
+    references: Path | None = None,
+    series: str | None = None,
+    names: bool = False,
+    jobs: int | None = None,
+) -> int:
+    """Pages to review masks with: one for all cases, one for each."""
+    from kitspipe.evaluation.report import Sources, report_folders
+
+    sources = Sources(images=images, masks=masks, references=references, series=series)
+    done = report_folders(sources, output, names=names, jobs=jobs)
+    console.summary("report", done.rows)
+    return _status(done.failures)
 
 
 def demo(
@@ -304,15 +305,7 @@ def demo(
     if only_data:
         console.summary("painted", [("training", raw), ("held out", held_out)])
         return ALL_DONE
-    plan_and_preprocess(
-        data=raw,
-        workspace=output,
-        plan_name="default",
-        memory=11.0,
-        size="small",
-        replan=False,
-        jobs=None,
-    )
+    plan_and_preprocess(data=raw, workspace=output, size="small")
     for stage in STAGES:
         status = train(
             stage=stage,
@@ -325,17 +318,11 @@ def demo(
         )
         if status != ALL_DONE:
             return status
-    predictions = output / "predictions"
-    predict(
-        images=held_out,
-        output=predictions,
-        workspace=output,
-        plan_name="default",
-        folds=None,
-        device=device,
-        overwrite=False,
-    )
-    return evaluate(references=held_out, predictions=predictions, output=None, jobs=None)
+    masks = output / "predictions"
+    predict(images=held_out, output=masks, workspace=output, device=device)
+    status = evaluate(references=held_out, predictions=masks, output=None, jobs=None)
+    pages = report(images=held_out, masks=masks, references=held_out, output=output / "report")
+    return max(status, pages)
 
 
 def _status(failures: Sequence[tuple[str, str]]) -> int:

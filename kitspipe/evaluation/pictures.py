@@ -88,9 +88,7 @@ def thumbnail(shown: ReviewVolume) -> bytes:
 
 def overlay_size(shown: ReviewVolume, plane: Plane) -> tuple[int, int, float]:
     """Pixels across and down of a plane's overlay, and mm across; all planes have one scale."""
-    mm_high, mm_wide = (
-        shown.grid.shape[axis] * shown.grid.spacing[axis] for axis in _AXES[plane]
-    )
+    mm_high, mm_wide = (shown.grid.shape[axis] * shown.grid.spacing[axis] for axis in _AXES[plane])
     scale = _OVERLAY_WIDTH / (shown.grid.shape[2] * shown.grid.spacing[2])
     return max(1, round(mm_wide * scale)), max(1, round(mm_high * scale)), mm_wide
 
@@ -107,9 +105,12 @@ def plane_of(array: Bytes3D, plane: Plane, at: Shape) -> Pixels:
     Sagittal slices have anterior on the left.
     """
     z, y, x = at
-    if plane == "axial":
-        return array[z]
-    return array[::-1, y] if plane == "coronal" else array[::-1, :, x]
+    seen: dict[Plane, Pixels] = {
+        "axial": array[z],
+        "coronal": array[::-1, y],
+        "sagittal": array[::-1, :, x],
+    }
+    return seen[plane]
 
 
 def _drawn(shown: ReviewVolume, plane: Plane, size: tuple[int, int]) -> Image:
@@ -117,26 +118,34 @@ def _drawn(shown: ReviewVolume, plane: Plane, size: tuple[int, int]) -> Image:
     from PIL import Image
 
     def scaled(array: Pixels, how: Image.Resampling) -> Pixels:
-        return np.asarray(Image.fromarray(np.ascontiguousarray(array)).resize(size, how))
+        resized: Pixels = np.asarray(Image.fromarray(np.ascontiguousarray(array)).resize(size, how))
+        return resized
 
     gray = scaled(plane_of(shown.image, plane, shown.focus), Image.Resampling.BICUBIC)
     colored = np.repeat(gray[..., None], 3, axis=2).astype(np.float32)
     labels = scaled(plane_of(shown.labels, plane, shown.focus), Image.Resampling.NEAREST)
-    for value, color in COLORS.items():
-        rgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)], np.float32)
-        mask = labels == value
-        colored[mask] = colored[mask] * (1 - _FILL) + rgb * _FILL
-        colored[_border(mask)] = rgb
+    masks = {value: labels == value for value in COLORS}
+    for value, mask in masks.items():
+        colored[mask] = colored[mask] * (1 - _FILL) + _rgb(value) * _FILL
     if shown.reference is not None:
         truth = scaled(plane_of(shown.reference, plane, shown.focus), Image.Resampling.NEAREST)
         for value in COLORS:
-            colored[_border(truth == value)] = 255
+            # Just outside, so that the mask's own outline stays visible where both agree.
+            colored[_border(truth != value)] = 255
+    for value, mask in masks.items():
+        colored[_border(mask)] = _rgb(value)
     return Image.fromarray(colored.astype(np.uint8))
+
+
+def _rgb(value: int) -> NDArray[np.float32]:
+    """The color of a class, 0 to 255."""
+    color = COLORS[value]
+    return np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)], np.float32)
 
 
 def _border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Voxels of the mask with a 4-neighbor outside of it."""
-    padded = np.pad(mask, 1)
+    padded = np.pad(mask, 1, mode="edge")
     inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     border: NDArray[np.bool_] = mask & ~inside
     return border

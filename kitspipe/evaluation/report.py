@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from kitspipe import __version__, workspace
-from kitspipe.dataset.cases import Case
+from kitspipe.dataset.cases import Case, find_images, find_masks
 from kitspipe.dataset.parallel import CaseFailure, for_each_case
 from kitspipe.errors import UserError
-from kitspipe.evaluation import charts, pictures, quality, runs
-from kitspipe.evaluation.charts import Chart
-from kitspipe.evaluation.findings import KIDNEY_LIMITS, TUMOR_LIMITS, urgency
+from kitspipe.evaluation import pictures, quality, review_cohort, runs
+from kitspipe.evaluation.findings import urgency
 from kitspipe.evaluation.metrics import KITS_LABELS
 from kitspipe.evaluation.review_case import RECORD, CaseRecord, Request, review_case
 from kitspipe.evaluation.review_volume import CYST, KIDNEY, TUMOR
@@ -44,41 +43,6 @@ WORDS = {"high": "look first", "medium": "look", "low": "note", "none": "nothing
 COLOR_NAMES = {"kidney": KIDNEY, "tumor": TUMOR, "cyst": CYST}
 _MADE_BY = "kitspipe_report"
 
-# Columns of the cohort's table after slice, case and what to check.
-_CASE, _LOOK, _FIRST_NUMBER = 1, 2, 3
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Column:
-    """A column of the cohort's table.
-
-    Args:
-        number: its place among the cells.
-        title: its head.
-        key: in a record's numbers; empty where it is none.
-        words: for the first direction of sorting and the other one.
-        orders: these directions.
-        digits: behind the point.
-        low: numbers below it are marked.
-    """
-
-    number: int
-    title: str
-    key: str = ""
-    words: tuple[str, str] = ("highest first", "lowest first")
-    orders: tuple[str, str] = ("descending", "ascending")
-    digits: int = 0
-    low: float | None = None
-
-    @property
-    def is_number(self) -> bool:
-        """Whether its cells hold numbers."""
-        return bool(self.key)
-
-    def text(self, value: float) -> str:
-        """A cell."""
-        return f"{value:.{self.digits}f}"
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Review:
@@ -95,6 +59,37 @@ class Review:
     records: tuple[CaseRecord, ...]
     failures: tuple[tuple[str, str], ...]
     unmasked: tuple[str, ...]
+
+    @property
+    def rows(self) -> list[tuple[str, object]]:
+        """For a summary."""
+        first = sum(record.look == "high" for record in self.records)
+        rows: list[tuple[str, object]] = [("cases", len(self.records)), ("to look at first", first)]
+        if self.unmasked:
+            rows.append(("scans without a mask", len(self.unmasked)))
+        return [*rows, ("open in a browser", self.index)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sources:
+    """Where scans, masks and, None without, references lie; `series` as `find_images` has it."""
+
+    images: Path
+    masks: Path
+    references: Path | None = None
+    series: str | None = None
+
+
+def report_folders(sources: Sources, output: Path, *, names: bool, jobs: int | None) -> Review:
+    """`write_report` of what folders hold."""
+    return write_report(
+        find_images(sources.images, sources.series),
+        find_masks(sources.masks),
+        {} if sources.references is None else find_masks(sources.references),
+        output,
+        names=names,
+        jobs=jobs,
+    )
 
 
 def write_report(
@@ -188,9 +183,9 @@ def _write_pages(
     page = environment.get_template("report.html").render(
         cases=records,
         failures=failures,
-        columns=_columns(records),
-        charts=_charts(records),
-        tiles=_tiles(records, looks),
+        columns=review_cohort.columns_of(records),
+        charts=review_cohort.charts_of(records),
+        tiles=review_cohort.tiles_of(records),
         kinds=sorted(kinds.items()),
         counts={look: looks[look] for look in WORDS},
         has_references=any(record.has_reference for record in records),
@@ -216,77 +211,6 @@ def _environment() -> Environment:
     )
     environment.filters["address"] = lambda title: quote(title, safe="")
     return environment
-
-
-def _columns(records: Sequence[CaseRecord]) -> list[Column]:
-    """Those that any case has a number for."""
-    up = ("ascending", "descending")
-    low_first = ("lowest first", "highest first")
-    numbers = [
-        ("kidney Dice", "kidney_dice", 3, KIDNEY_LIMITS[0]),
-        ("tumor Dice", "tumor_dice", 3, TUMOR_LIMITS[0]),
-        ("expected kidney Dice", "predicted_kidney", 2, KIDNEY_LIMITS[0]),
-        ("expected tumor Dice", "predicted_tumor", 2, TUMOR_LIMITS[0]),
-        ("right kidney, ml", "right_ml", 0, None),
-        ("left kidney, ml", "left_ml", 0, None),
-        ("tumors", "tumors", 0, None),
-        ("largest tumor, mm", "tumor_mm", 0, None),
-        ("tumor, ml", "tumor_ml", 1, None),
-    ]
-    used = [n for n in numbers if any(record.numbers[n[1]] is not None for record in records)]
-    return [
-        Column(number=_CASE, title="case", words=("A to Z", "Z to A"), orders=up),
-        Column(
-            number=_LOOK,
-            title="what to check",
-            words=("most urgent first", "most urgent last"),
-            orders=up,
-        ),
-        *(
-            Column(
-                number=_FIRST_NUMBER + place,
-                title=title,
-                key=key,
-                digits=digits,
-                low=low,
-                orders=("descending", "ascending") if low is None else up,
-                words=("highest first", "lowest first") if low is None else low_first,
-            )
-            for place, (title, key, digits, low) in enumerate(used)
-        ),
-    ]
-
-
-def _charts(records: Sequence[CaseRecord]) -> list[Chart]:
-    def values(*keys: str) -> list[float]:
-        return [v for record in records for key in keys if (v := record.numbers[key]) is not None]
-
-    made = (
-        charts.histogram("Tumor Dice", values("tumor_dice"), limits=(0, 1)),
-        charts.histogram("Kidney Dice", values("kidney_dice"), limits=(0, 1)),
-        charts.histogram("Expected tumor Dice", values("predicted_tumor"), limits=(0, 1)),
-        charts.histogram("Largest tumor, axial diameter", values("tumor_mm"), "mm"),
-        charts.histogram("Tissue of a kidney", values("right_ml", "left_ml"), "ml"),
-    )
-    return [chart for chart in made if chart is not None]
-
-
-def _tiles(records: Sequence[CaseRecord], looks: Counter[str]) -> list[dict[str, object]]:
-    def mean(key: str) -> str | None:
-        known = [v for record in records if (v := record.numbers[key]) is not None]
-        return f"{sum(known) / len(known):.3f}" if known else None
-
-    tumors = sum(1 for record in records if record.numbers["tumors"])
-    tiles: list[tuple[str, object]] = [
-        ("cases", len(records)),
-        ("to look at first", looks["high"]),
-        ("to look at", looks["medium"]),
-        ("with tumor", tumors),
-        ("mean kidney Dice", mean("kidney_dice")),
-        ("mean tumor Dice", mean("tumor_dice")),
-        ("mean expected tumor Dice", mean("predicted_tumor")),
-    ]
-    return [{"name": name, "value": value} for name, value in tiles if value is not None]
 
 
 def _require_packages() -> None:

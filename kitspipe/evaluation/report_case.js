@@ -21,7 +21,7 @@
   });
   const state = {
     at: [...data.focus],
-    fill: 0.25,
+    fill: 0.3,
     masks: true,
     reference: true,
     cross: true,
@@ -156,22 +156,22 @@
     context.drawImage(sheet, 0, 0, width, height);
     const scaleX = width / image.width;
     const scaleY = height / image.height;
+    if (state.reference && reference !== null) {
+      for (const { value } of CLASSES) {
+        const path = outline(reference, value, scaleX, scaleY);
+        context.strokeStyle = "rgb(0 0 0 / 70%)";
+        context.lineWidth = 5 * dense;
+        context.stroke(path);
+        context.strokeStyle = "#fff";
+        context.lineWidth = 3 * dense;
+        context.stroke(path);
+      }
+    }
     if (state.masks) {
       for (const { value } of CLASSES) {
         context.strokeStyle = `rgb(${colors[value - 1].join(" ")})`;
         context.lineWidth = 1.5 * dense;
         context.stroke(outline(labels, value, scaleX, scaleY));
-      }
-    }
-    if (state.reference && reference !== null) {
-      for (const { value } of CLASSES) {
-        const path = outline(reference, value, scaleX, scaleY);
-        context.strokeStyle = "rgb(0 0 0 / 70%)";
-        context.lineWidth = 3 * dense;
-        context.stroke(path);
-        context.strokeStyle = "#fff";
-        context.lineWidth = 1.2 * dense;
-        context.stroke(path);
       }
     }
     if (state.cross) cross(context, plane, scaleX, scaleY);

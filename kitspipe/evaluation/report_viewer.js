@@ -88,6 +88,7 @@
     });
     for (const control of [view, ct]) control.disabled = false;
     viewer.setRenderAzimuthElevation(160, 12);
+    viewer.setScale(1.4);
     apply();
     message.hidden = true;
     section.dataset.state = "ready";

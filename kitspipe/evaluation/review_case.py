@@ -193,9 +193,7 @@ def _on_grid(path: Path, grid: Grid) -> Volume:
     return labels
 
 
-def _scores(
-    labels: Volume, reference: Volume, values: Labels
-) -> tuple[KiTS19Scores, KiTS23Scores]:
+def _scores(labels: Volume, reference: Volume, values: Labels) -> tuple[KiTS19Scores, KiTS23Scores]:
     predicted, true = (volume.array.astype(np.uint8, copy=False) for volume in (labels, reference))
     return (
         metrics.kits19_scores(true, predicted, values),
@@ -217,8 +215,8 @@ def _numbers(
     return {
         "kidney_dice": _known(None if score is None else score.kidney),
         "tumor_dice": _known(None if score is None else score.tumor),
-        "predicted_kidney": None if predicted is None else predicted[0],
-        "predicted_tumor": None if predicted is None else predicted[1],
+        "predicted_kidney": _known(None if predicted is None else predicted[0]),
+        "predicted_tumor": _known(None if predicted is None else predicted[1]),
         "right_ml": parenchyma("right"),
         "left_ml": parenchyma("left"),
         "tumors": float(len(tumors)),
@@ -309,6 +307,6 @@ def _moved(voxel: Shape, source: Grid, target: Grid) -> Shape:
 
 
 def _in_words(grid: Grid) -> str:
-    size = " × ".join(map(str, grid.shape))
-    spacing = " × ".join(f"{mm:.3g}" for mm in grid.spacing)
+    size = " x ".join(map(str, grid.shape))
+    spacing = " x ".join(f"{mm:.3g}" for mm in grid.spacing)
     return f"{size} voxels of {spacing} mm (superior, posterior, left)"

@@ -35,7 +35,7 @@ def read_run(folder: Path, case_ids: Sequence[str]) -> Run:
         content = msgspec.json.decode((folder / RUN_FILE).read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         none = {"masks": f"no {RUN_FILE} beside them says how they were made"}
-        return Run(facts={case_id: none for case_id in case_ids}, warnings={})
+        return Run(facts=dict.fromkeys(case_ids, none), warnings={})
     common = _texts(content)
     cases = content.get("cases")
     by_case = cases if isinstance(cases, dict) else {}
