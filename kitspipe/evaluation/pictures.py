@@ -33,7 +33,7 @@ Plane = Literal["axial", "coronal", "sagittal"]
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 _AXES: dict[Plane, tuple[int, int]] = {"axial": (1, 2), "coronal": (0, 2), "sagittal": (0, 1)}
 
-COLORS = {KIDNEY: "#56b4e9", TUMOR: "#f0b400", CYST: "#d55e9b"}
+COLORS = {KIDNEY: "#56b4e9", TUMOR: "#ffb000", CYST: "#b91eff"}
 """Of the classes; told apart with any color blindness (tests/evaluation/test_pictures.py)."""
 
 _SLICE_QUALITY, _OVERLAY_QUALITY = 60, 80

@@ -69,7 +69,8 @@
     const [column, direction] = sortBy.value.split(" ");
     sort(Number(column), direction);
   });
-  for (const control of [search, look, kind]) control.addEventListener("input", filter);
+  search.addEventListener("input", filter);
+  for (const choice of [look, kind]) choice.addEventListener("change", filter);
   document.querySelector("#clear").addEventListener("click", () => {
     search.value = look.value = kind.value = "";
     filter();

@@ -242,9 +242,9 @@ def _refuse_foreign(output: Path) -> None:
 
 def _remove_stale(folder: Path, titles: set[str]) -> None:
     """Cases of an earlier report that are not in this one."""
-    for case in folder.iterdir():
-        if case.name not in titles and (case / RECORD).is_file():
-            shutil.rmtree(case)
+    for record in folder.glob(f"*/{RECORD}"):
+        if record.parent.name not in titles:
+            shutil.rmtree(record.parent)
 
 
 def _some(ids: Mapping[str, object], most: int = 3) -> str:

@@ -318,7 +318,7 @@
       state.fill = Number(event.target.value) / 100;
       drawAll();
     });
-    document.querySelector("#window").addEventListener("input", (event) => {
+    document.querySelector("#window").addEventListener("change", (event) => {
       [state.low, state.high] = event.target.value.split(" ").map(Number);
       drawAll();
     });

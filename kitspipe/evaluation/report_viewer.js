@@ -81,7 +81,7 @@
         ? 0 : 1);
       viewer.setOpacity(1, view.value === "render" ? 1 : 0.45);
     };
-    view.addEventListener("input", apply);
+    view.addEventListener("change", apply);
     ct.addEventListener("click", () => {
       ct.setAttribute("aria-pressed", ct.getAttribute("aria-pressed") !== "true");
       apply();

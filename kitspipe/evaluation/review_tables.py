@@ -149,7 +149,7 @@ def _count_ml(count: int, volume_ml: float) -> str:
     return "none" if count == 0 else f"{count}, {volume_ml:.1f} ml"
 
 
-def _renal(tumor: TumorMeasurement) -> str:
+def _renal_points(tumor: TumorMeasurement) -> str:
     renal = tumor.renal
     if renal is None:
         return DASH
@@ -162,7 +162,7 @@ def _renal(tumor: TumorMeasurement) -> str:
     letters = " ".join(
         f"{letter}{n}{'?' if letter in renal.needs_look else ''}" for letter, n in points.items()
     )
-    return f"{renal.total} ({renal.complexity}): {letters}, {renal.face}"
+    return f"{letters} {renal.face}"
 
 
 _KIDNEY_ROWS: tuple[tuple[str, Callable[[KidneyMeasurement], str]], ...] = (
@@ -184,7 +184,8 @@ _TUMOR_ROWS: tuple[tuple[str, Callable[[TumorMeasurement], str]], ...] = (
     ("largest diameter, 3D", lambda t: number(t.diameter_3d_mm, 0, "mm")),
     ("volume", lambda t: number(t.volume_ml, 1, "ml")),
     ("size as in T", lambda t: t.t_size),
-    ("R.E.N.A.L.", _renal),
+    ("R.E.N.A.L.", lambda t: f"{t.renal.total}, {t.renal.complexity}" if t.renal else DASH),
+    ("its points", _renal_points),
     ("exophytic", lambda t: _share(t.exophytic_share)),
     (
         "contact with the kidney",
