@@ -69,7 +69,8 @@ def _edges(known: np.ndarray, limits: tuple[float, float] | None) -> np.ndarray:
     rough = max(float(known.max()), 1e-6) / _BINS
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * r for r in _ROUND if power * r >= rough * (1 - 1e-9))
-    return np.arange(0, math.ceil(float(known.max()) / step * (1 - 1e-9)) + 1) * step
+    steps = max(1, math.ceil(float(known.max()) / step * (1 - 1e-9)))
+    return np.arange(steps + 1) * step
 
 
 def _svg(
