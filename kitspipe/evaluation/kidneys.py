@@ -23,9 +23,10 @@ MINIMAL_KIDNEY_ML = 10.0
 MINIMAL_PARENCHYMA_ML = 1.0
 """A piece with less kidney tissue is a tumor or a cyst away from the kidneys."""
 
-_HILUM_ANTERIOR = 0.57
+_HILUM_ANTERIOR = 0.59
 """How far the hilum looks forward, per unit; the rest is toward the middle. Mean direction from
-the kidney's middle to its sinus on 60 kidneys of KiTS23 without a large tumor: 35 degrees."""
+the kidney's middle to its hollow side on 62 kidneys of KiTS23 with at most 30 ml of tumor: 36
+degrees forward."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,9 +59,10 @@ class Kidney:
         side_is_certain: False where one kidney alone leaves it open.
         box: around the kidney and all tumors that are counted to it, on the scan's grid.
         own_box: around the connected piece only.
-        parenchyma: (Z, Y, X) mask in `box`.
+        parenchyma: (Z, Y, X) mask in `box`: all that is labelled kidney.
+        tissue: its solid part, without thin rims (`contour.solid_tissue`).
         masses: tumors and cysts, likewise.
-        center_mm: middle of the parenchyma.
+        center_mm: middle of the tissue.
         axis: unit vector along its longest extent, toward the head.
         reach_mm: lowest and highest place along the axis, from the middle.
     """
@@ -70,6 +72,7 @@ class Kidney:
     box: Box
     own_box: Box
     parenchyma: Mask
+    tissue: Mask
     masses: Mask
     center_mm: Vector
     axis: Vector
@@ -82,7 +85,7 @@ class Kidney:
 
     @property
     def length_mm(self) -> float:
-        """Extent of the parenchyma along its axis."""
+        """Extent of the tissue along its axis."""
         return self.reach_mm[1] - self.reach_mm[0]
 
     def along(self, points: Vector) -> Vector:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from kitspipe.evaluation.contact import contact_area_mm2, gap_mm
+from kitspipe.evaluation.contour import contour_of
 from kitspipe.evaluation.diameters import (
     axial_diameters,
     largest_diameter_mm,
@@ -31,7 +33,7 @@ from kitspipe.evaluation.nephrometry import (
 from kitspipe.evaluation.outline import Mask, Points
 from kitspipe.evaluation.pieces import MINIMAL_TUMOR_ML, Pieces, Tumor, find_pieces
 from kitspipe.evaluation.plausibility import warnings_of
-from kitspipe.evaluation.sinus import contact_area_mm2, find_sinus, gap_mm, inside_contour
+from kitspipe.evaluation.sinus import find_sinus
 from kitspipe.imaging.components import components
 from kitspipe.imaging.volume import Box, Grid, Shape, Triple, Volume
 from kitspipe.planning.plan import Labels
@@ -118,9 +120,10 @@ class _Relations:
 
     def __init__(self, kidney: Kidney, grid: Grid) -> None:
         self.kidney = kidney
-        self.inside = inside_contour(kidney)
-        self.sinus = find_sinus(kidney, self.inside, grid)
-        self.polar_lines = polar_lines(kidney, points_of(self.sinus.mask, kidney.box, grid))
+        self.contour = contour_of(kidney.tissue, grid.spacing)
+        inside = self.contour.hull.mask(kidney.box.shape)
+        self.sinus = find_sinus(kidney, inside, grid)
+        self.polar_lines = polar_lines(kidney, points_of(self.sinus.mouth, kidney.box, grid))
         self.anterior = anterior_direction(
             kidney, self.sinus.direction, Directions.of(grid).posterior
         )
@@ -204,8 +207,8 @@ def _in_kidney(
     kidney = relations.kidney
     mask = tumor.within(kidney.box)
     points = points_of(mask, kidney.box, grid)
-    outside = float((~relations.inside[mask]).mean())
-    sinus = gap_mm(mask, relations.sinus.mask, grid.spacing)
+    outside = relations.contour.share_outside(mask)
+    sinus = gap_mm(mask, relations.sinus.mouth | relations.sinus.core, grid.spacing)
     sinus_mm = None if math.isinf(sinus) else sinus
     place = place_in_kidney(points, kidney, relations.polar_lines, relations.anterior)
     along = float(kidney.along(points.mean(axis=0)))
@@ -213,7 +216,7 @@ def _in_kidney(
         "side": kidney.side,
         "pole": "lower" if along < 1 / 3 else "middle" if along <= 2 / 3 else "upper",
         "exophytic_share": outside,
-        "contact_area_mm2": contact_area_mm2(mask, kidney.parenchyma, grid.spacing),
+        "contact_area_mm2": contact_area_mm2(mask, kidney.tissue, grid.spacing),
         "kidney_gap_mm": tumor.gap_mm,
         "sinus_distance_mm": sinus_mm,
         "renal": renal_score(

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from kitspipe.evaluation.contact import gap_mm
+from kitspipe.evaluation.contour import solid_tissue
 from kitspipe.evaluation.kidneys import (
     MINIMAL_KIDNEY_ML,
     MINIMAL_PARENCHYMA_ML,
@@ -24,7 +26,7 @@ from kitspipe.evaluation.kidneys import (
 )
 from kitspipe.evaluation.metrics import union
 from kitspipe.evaluation.outline import Mask
-from kitspipe.evaluation.sinus import gap_mm, hollow_direction
+from kitspipe.evaluation.sinus import hollow_direction
 from kitspipe.imaging.components import components
 from kitspipe.imaging.volume import Box, Grid, Shape, Volume
 from kitspipe.planning.plan import Labels
@@ -148,7 +150,8 @@ class _Crop:
         masses = piece & ~parenchyma
         for tumor in apart:
             masses[_within(tumor.box, box)] |= tumor.mask
-        return _Organ(box=box, own_box=own, parenchyma=parenchyma, masses=masses)
+        tissue = solid_tissue(parenchyma, self.grid.spacing)
+        return _Organ(box=box, own_box=own, parenchyma=parenchyma, tissue=tissue, masses=masses)
 
     def fragments(self, kidneys: Sequence[int]) -> tuple[int, float]:
         """Number and ml of the pieces of tissue that are no kidneys."""
@@ -178,18 +181,19 @@ class _Organ:
     box: Box
     own_box: Box
     parenchyma: Mask
+    tissue: Mask
     masses: Mask
 
 
 def _with_sides(organs: Sequence[_Organ], grid: Grid) -> tuple[Kidney, ...]:
     """The kidneys, each with its side and frame."""
-    centers = [points_of(organ.parenchyma, organ.box, grid).mean(axis=0) for organ in organs]
+    centers = [points_of(organ.tissue, organ.box, grid).mean(axis=0) for organ in organs]
     if are_beside([organ.box for organ in organs]):
         sides = [(side, True) for side in sides_of_several(centers, grid)]
     else:
         sides = [
-            side_alone(center, hollow_direction(o.parenchyma, o.masses, grid.spacing), grid)
-            for o, center in zip(organs, centers, strict=True)
+            side_alone(center, _hollow(organ, grid), grid)
+            for organ, center in zip(organs, centers, strict=True)
         ]
     return tuple(
         _kidney(organ, center, side, grid)
@@ -197,8 +201,12 @@ def _with_sides(organs: Sequence[_Organ], grid: Grid) -> tuple[Kidney, ...]:
     )
 
 
+def _hollow(organ: _Organ, grid: Grid) -> Vector:
+    return hollow_direction(organ.tissue, organ.parenchyma | organ.masses, grid.spacing)
+
+
 def _kidney(organ: _Organ, center: Vector, side: tuple[Side, bool], grid: Grid) -> Kidney:
-    points = points_of(organ.parenchyma, organ.box, grid)
+    points = points_of(organ.tissue, organ.box, grid)
     axis = axis_of(points, grid.spacing, Directions.of(grid).superior)
     along = (points - center) @ axis
     # Voxels reach beyond their centres: half their extent along the axis on each side.
@@ -209,6 +217,7 @@ def _kidney(organ: _Organ, center: Vector, side: tuple[Side, bool], grid: Grid) 
         box=organ.box,
         own_box=organ.own_box,
         parenchyma=organ.parenchyma,
+        tissue=organ.tissue,
         masses=organ.masses,
         center_mm=center,
         axis=axis,

@@ -1,7 +1,9 @@
-"""Where a kidney's sinus lies, its contour without the tumor, and how near a tumor is.
+"""Where a kidney's sinus lies, approximated.
 
-A mask of kidney tissue says nothing of the sinus, so it is approximated: the hollow middle of the
-tissue's convex hull, toward the hilum.
+A mask says little of the sinus: those of KiTS fill it, vessels, fat and calices, all but its mouth.
+So there are two parts. The mouth is the hollow in the convex hull of the tissue, in the middle of
+the kidney's length, on the side of the hilum. The core is what lies deeper in the hull than
+parenchyma is thick.
 """
 
 from __future__ import annotations
@@ -10,21 +12,23 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.spatial import cKDTree
 
+from kitspipe.evaluation.contour import opened
 from kitspipe.evaluation.kidneys import Directions, Kidney, Vector, points_of
 from kitspipe.evaluation.outline import Mask, convex_hull
 from kitspipe.imaging.components import components, dilate
-from kitspipe.imaging.volume import Box, Grid, Triple
+from kitspipe.imaging.volume import Grid, Triple
 
 _OPENING_MM = 2.0
 """Hollows thinner than twice this are folds of the surface, not the sinus."""
 _MIDDLE = (0.2, 0.8)
-"""The sinus's place along the kidney: in KiTS23's kidneys without a large tumor, 95 % of the
-hollow lies between 0.22 and 0.80."""
+"""The sinus's place along the kidney: in 62 kidneys of KiTS23 with at most 30 ml of tumor, 96 % of
+the mouth lies between 0.32 and 0.64 (median), at most between 0.22 and 0.76."""
 _BEHIND_CENTER_MM = 5.0
 """How far the sinus may reach away from the hilum, from the middle of the parenchyma."""
+PARENCHYMA_MM = 20.0
+"""Cortex and medulla are nowhere thicker, so what lies deeper is sinus. Assumed, not measured; with
+15 mm, a usual thickness, 38 of 40 tumors of KiTS23 would touch the sinus."""
 _LEAST_ML = 0.3
 _NORMAL = 0.7
 
@@ -34,147 +38,74 @@ class Sinus:
     """The approximated sinus of a kidney.
 
     Args:
-        mask: (Z, Y, X) in the kidney's box; empty where none was found.
-        direction: unit vector from the middle of the parenchyma toward the hilum.
+        mouth: (Z, Y, X) in the kidney's box, the hollow at the hilum; empty where none was found.
+        core: likewise, the middle of the kidney; empty in a small one.
+        direction: unit vector from the middle of the tissue toward the hilum.
     """
 
-    mask: Mask
+    mouth: Mask
+    core: Mask
     direction: Vector
 
 
-def inside_contour(kidney: Kidney) -> Mask:
-    """The voxels of the kidney's box inside the convex hull of its parenchyma."""
-    shape = kidney.box.shape
-    hull = convex_hull(kidney.parenchyma)
-    return np.zeros(shape, np.bool_) if hull is None else hull.mask(shape)
+def hollow_direction(tissue: Mask, organ: Mask, spacing: Triple) -> Vector:
+    """From the middle of the tissue to that of the hollow in its hull, mm in (Z, Y, X).
 
-
-def hollow_direction(parenchyma: Mask, masses: Mask, spacing: Triple) -> Vector:
-    """From the middle of the parenchyma to that of the hollow in its hull, mm in (Z, Y, X)."""
-    hull = convex_hull(parenchyma)
+    Zero where there is no hollow.
+    """
+    hull = convex_hull(tissue)
     if hull is None:
         return np.zeros(3)
-    hollow = hull.mask(parenchyma.shape) & ~(parenchyma | masses)
-    largest = components(_opened(hollow, spacing))[0] == 1
+    hollow = hull.mask(organ.shape) & ~organ
+    largest = components(opened(hollow, _OPENING_MM, spacing))[0] == 1
     if not largest.any():
         return np.zeros(3)
-    steps = np.argwhere(largest).mean(axis=0) - np.argwhere(parenchyma).mean(axis=0)
+    steps = np.argwhere(largest).mean(axis=0) - np.argwhere(tissue).mean(axis=0)
     return np.asarray(steps * spacing)
 
 
 def find_sinus(kidney: Kidney, inside: Mask, grid: Grid) -> Sinus:
-    """The largest hollow in the middle of the kidney's length, on the side of the hilum.
+    """The mouth and the core of a kidney's sinus.
 
     Args:
         kidney: the kidney.
-        inside: its contour, as `inside_contour` gives it.
+        inside: (Z, Y, X), the convex hull of its tissue.
         grid: the scan's.
     """
     expected = Directions.of(grid).hilum(kidney.side)
-    hollow = _opened(inside & ~kidney.organ, grid.spacing)
-    places = np.argwhere(hollow)
-    points = points_of(hollow, kidney.box, grid)
-    along = kidney.along(points)
-    kept = (along >= _MIDDLE[0]) & (along <= _MIDDLE[1])
-    facing = (points - kidney.center_mm) @ expected >= -_BEHIND_CENTER_MM
-    for chosen in (kept & facing, kept):
-        mask = np.zeros_like(hollow)
-        mask[tuple(places[chosen].T)] = True
-        mask = components(mask)[0] == 1
-        if np.count_nonzero(mask) * grid.voxel_ml >= _LEAST_ML:
-            break
-    else:
-        return Sinus(mask=np.zeros_like(hollow), direction=expected)
-    toward = points_of(mask, kidney.box, grid).mean(axis=0) - kidney.center_mm
+    mouth = _mouth(kidney, inside, expected, grid)
+    deep = dilate(np.pad(inside, 1), -PARENCHYMA_MM, grid.spacing)[1:-1, 1:-1, 1:-1]
+    core = _central(deep, kidney, grid)
+    if not mouth.any():
+        return Sinus(mouth=mouth, core=core, direction=expected)
+    toward = points_of(mouth, kidney.box, grid).mean(axis=0) - kidney.center_mm
     toward -= (toward @ kidney.axis) * kidney.axis
     length = float(np.linalg.norm(toward))
     if length < 1e-6 or toward @ expected < _NORMAL * length:
-        return Sinus(mask=mask, direction=expected)
-    return Sinus(mask=mask, direction=toward / length)
+        return Sinus(mouth=mouth, core=core, direction=expected)
+    return Sinus(mouth=mouth, core=core, direction=toward / length)
 
 
-def gap_mm(a: Mask, b: Mask, spacing: Triple) -> float:
-    """Shortest distance between the voxels of two masks, from border to border.
-
-    Args:
-        a: (Z, Y, X), not empty.
-        b: likewise.
-        spacing: mm in (Z, Y, X).
-
-    Returns 0 for voxels that touch, also by an edge or corner; infinite if one mask is empty.
-    """
-    if not (a.any() and b.any()):
-        return float("inf")
-    spaced = np.asarray(spacing)
-    border, other = np.argwhere(_border(a)), np.argwhere(_border(b))
-    _, nearest = cKDTree(other * spaced).query(border * spaced)
-    steps = np.maximum(np.abs(other[nearest] - border) - 1, 0) * spaced
-    return float(np.sqrt((steps**2).sum(axis=1)).min())
+def _mouth(kidney: Kidney, inside: Mask, expected: Vector, grid: Grid) -> Mask:
+    """The largest central hollow on the side of the hilum; where there is none, on any side."""
+    hollow = _central(opened(inside & ~kidney.organ, _OPENING_MM, grid.spacing), kidney, grid)
+    toward = (points_of(hollow, kidney.box, grid) - kidney.center_mm) @ expected
+    facing = _of(hollow, toward >= -_BEHIND_CENTER_MM)
+    for part in (facing, hollow):
+        mouth: Mask = components(part)[0] == 1
+        if np.count_nonzero(mouth) * grid.voxel_ml >= _LEAST_ML:
+            return mouth
+    return np.zeros_like(hollow)
 
 
-def _border(mask: Mask) -> Mask:
-    """The voxels of a mask with a face to one outside of it, or to the end of the array."""
-    box = Box.around(mask)
-    border = np.zeros_like(mask)
-    if box is not None:
-        part = mask[box.slices]
-        border[box.slices] = part & ~ndimage.binary_erosion(part)
-    return border
+def _central(mask: Mask, kidney: Kidney, grid: Grid) -> Mask:
+    """The part of a mask in the middle of the kidney's length."""
+    along = kidney.along(points_of(mask, kidney.box, grid))
+    return _of(mask, (along >= _MIDDLE[0]) & (along <= _MIDDLE[1]))
 
 
-def contact_area_mm2(mask: Mask, other: Mask, spacing: Triple) -> float:
-    """Area of the surface between two masks (Z, Y, X) in mm2.
-
-    Every voxel face between them counts with its area, projected onto the surface, whose normal is
-    the gradient of the smoothed mask: staircases of any direction get a plane's area.
-
-    Source: Lenoir 1996; Coeurjolly et al. 2003, Multigrid convergence and surface area estimation.
-    """
-    box = Box.around(mask)
-    if box is None:
-        return 0.0
-    margin = 5
-    slices = tuple(
-        slice(max(0, a - margin), b + margin) for a, b in zip(box.start, box.stop, strict=True)
-    )
-    mask, other = mask[slices], other[slices]
-    soft = ndimage.gaussian_filter(np.pad(mask, 1, mode="edge").astype(np.float32), _SMOOTH_VOXELS)
-    total = 0.0
-    for axis in range(3):
-        front, back = [slice(None)] * 3, [slice(None)] * 3
-        front[axis], back[axis] = slice(None, -1), slice(1, None)
-        f, b = tuple(front), tuple(back)
-        faces = np.argwhere((mask[f] & other[b]) | (other[f] & mask[b])) + 1
-        if len(faces) == 0:
-            continue
-        normal = _normals(soft, faces, axis, spacing)
-        area = spacing[0] * spacing[1] * spacing[2] / spacing[axis]
-        total += area * float(np.abs(normal[:, axis]).sum())
-    return total
-
-
-_SMOOTH_VOXELS = 1.3
-
-
-def _normals(
-    soft: NDArray[np.float32], faces: NDArray[np.int_], axis: int, spacing: Triple
-) -> NDArray[np.float64]:
-    """Unit normals (N, 3) at the faces behind the voxels `faces` (N, 3) along an axis.
-
-    One and the same difference along each axis, so that none is preferred.
-    """
-    steps = np.eye(3, dtype=int)
-    gradient = np.zeros((len(faces), 3))
-    for k, step in enumerate(steps):
-        for place in (faces, faces + steps[axis]):
-            gradient[:, k] += soft[tuple((place + step).T)] - soft[tuple((place - step).T)]
-    gradient /= spacing
-    length = np.linalg.norm(gradient, axis=1, keepdims=True)
-    return np.asarray(gradient / np.maximum(length, 1e-12))
-
-
-def _opened(mask: Mask, spacing: Triple) -> Mask:
-    """The mask without what is thinner than twice the opening's radius."""
-    padded = np.pad(mask, 1)
-    opened = dilate(dilate(padded, -_OPENING_MM, spacing), _OPENING_MM, spacing)
-    return opened[1:-1, 1:-1, 1:-1]
+def _of(mask: Mask, chosen: NDArray[np.bool_]) -> Mask:
+    """The voxels of a mask that are chosen, in C order."""
+    part: Mask = np.zeros_like(mask)
+    part[mask] = chosen
+    return part
