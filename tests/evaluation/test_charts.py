@@ -23,7 +23,7 @@ def bars(chart):
 def test_every_value_is_in_a_bar_and_every_bar_in_the_picture(values):
     found = bars(histogram("volume", values, "ml"))
     assert sum(count for count, _, _ in found) == len(values)
-    assert all(0 <= x and x + width <= WIDTH for _, x, width in found)
+    assert all(x >= 0 and x + width <= WIDTH for _, x, width in found)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40))

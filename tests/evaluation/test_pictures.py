@@ -78,10 +78,12 @@ def test_the_largest_scan_takes_two_megabytes():
 @given(grids())
 def test_the_affine_is_niftis(grid):
     affine = ras_affine(grid)
-    # nibabel's file axes are (X, Y, Z) here, and its space is RAS where ours is LPS.
+    # Voxels are (X, Y, Z) there, and space is RAS where ours is LPS.
     corner = np.array(grid.shape) - 1
     x, y, z = grid.to_world(corner)
-    np.testing.assert_allclose(nib.affines.apply_affine(affine, corner[::-1]), (-x, -y, z), atol=1e-6)
+    np.testing.assert_allclose(
+        nib.affines.apply_affine(affine, corner[::-1]), (-x, -y, z), atol=1e-6
+    )
 
 
 def test_nibabel_reads_the_same_affine_from_a_mask(hard_grid, tmp_path):

@@ -79,7 +79,7 @@ def test_few_or_undefined_cases_make_no_calibration():
 
 @pytest.mark.parametrize("points", [((0.5, 0.4), (0.1, 0.2)), ((0.1, 0.2), (0.5, 0.4)), ((), ())])
 def test_a_calibration_that_falls_is_refused(points):
-    with pytest.raises(ValueError, match="rise|falls|empty"):
+    with pytest.raises(ValueError, match=r"rise|falls|empty"):
         Calibration(agreement=points[0], dice=points[1], cases=20)
 
 
@@ -126,5 +126,5 @@ def test_masks_without_the_file_have_no_prediction(tmp_path):
 
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "quality.json").write_text('{"cases": {"a": {"kidney_agreement": 2}}}')
-    with pytest.raises(UserError, match="quality.json"):
+    with pytest.raises(UserError, match=r"quality\.json"):
         read_predicted(tmp_path)

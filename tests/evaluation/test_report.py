@@ -74,7 +74,9 @@ def test_nothing_is_fetched_from_elsewhere(made):
     sources = [page.read_text() for page in all_pages(made)]
     sources += [(made.index.parent / name).read_text() for name in ASSETS if "niivue" not in name]
     # The only addresses are links that nobody follows by loading a page; there are none at all.
-    assert [found for text in sources for found in re.findall(r"(?:https?:)?//\w+\.\w+", text)] == []
+    assert [
+        found for text in sources for found in re.findall(r"(?:https?:)?//\w+\.\w+", text)
+    ] == []
 
 
 def test_cases_that_need_a_look_come_first(made):
