@@ -40,7 +40,10 @@ def main() -> None:
     shutil.rmtree(linked, ignore_errors=True)
     linked.mkdir()
     for number in range(given.cases):
-        (linked / f"case_{number:05d}").symlink_to(originals[number % len(originals)].resolve())
+        folder = linked / f"case_{number:05d}"
+        folder.mkdir()
+        for file in originals[number % len(originals)].resolve().iterdir():
+            (folder / file.name).symlink_to(file)
     output = given.work / "report"
     shutil.rmtree(output, ignore_errors=True)
     started, cpu = time.perf_counter(), time.process_time()
