@@ -181,9 +181,10 @@ def train(
     from kitspipe.networks.device import pick_device
     from kitspipe.planning.planner import read_fold, read_plan, training_key
     from kitspipe.prediction.cascade import region_tumor
+    from kitspipe.preprocessing.out_of_fold import predicted_regions
     from kitspipe.preprocessing.preprocess import open_cases
     from kitspipe.training.lock import only_training_in
-    from kitspipe.training.stages import kidney_task, tumor_task
+    from kitspipe.training.stages import PredictedRegions, kidney_task, tumor_task
     from kitspipe.training.trainer import StopSignal, Trainer
 
     place, on = Workspace(root=workspace, plan_name=plan_name), pick_device(device)
@@ -195,7 +196,11 @@ def train(
         task = kidney_task(the_plan, training, validation)
     else:
         predict_region = partial(region_tumor, plan=the_plan.tumor, device=on)
-        task = tumor_task(the_plan, training, validation, predict_region)
+        predicted = PredictedRegions(
+            training=predicted_regions(place, the_plan, training_ids),
+            validation=predicted_regions(place, the_plan, validation_ids),
+        )
+        task = tumor_task(the_plan, training, validation, predict_region, predicted)
     key = training_key(the_plan, stage)
     with only_training_in(folder):
         if restart and folder.exists():

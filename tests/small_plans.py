@@ -96,6 +96,7 @@ def small_tumor_plan(**edits):
             squeeze_excitation=True,
             attention_gates=True,
             dilated_bottom=True,
+            mask_channel=False,
         ),
         "loss": TumorLossConfig(
             focal_weight=1,
@@ -112,6 +113,7 @@ def small_tumor_plan(**edits):
             hard_case_warmup=0.5,
             hard_case_every=0.5,
             hard_case_strength=2.0,
+            out_of_fold_share=0.5,
             jittered_mask_share=0.5,
             mask_jitter_mm=3.0,
         ),

@@ -68,7 +68,7 @@ def describe(plan: Plan) -> tuple[StageDescription, StageDescription]:
                 "tumor",
                 "tumor: 2.5D multi-scale V-Net",
                 VNet25D(tumor.network),
-                torch.empty(1, tumor.slab_depth, *tumor.patch_size),
+                torch.empty(1, tumor.network.inputs, *tumor.patch_size),
             ),
         )
 

@@ -163,6 +163,7 @@ def tumor_network(depth: int, classes: int, size: Size) -> Choice[VNet25DConfig]
             squeeze_excitation=True,
             attention_gates=True,
             dilated_bottom=True,
+            mask_channel=True,
         ),
         "multi-scale input, squeeze-and-excitation, attention gates and dilated bottom as in paper "
         "3.2; kernels of 3 instead of V-Net's 5, a third of the work, as the dilated bottom sees "

@@ -22,7 +22,13 @@ from kitspipe.networks.vnet25d import VNet25D
 from kitspipe.planning.plan import KidneyPlan, Plan, TumorPlan
 from kitspipe.prediction.postprocess import clean_tumors, merge
 from kitspipe.prediction.windows import predict_windows
-from kitspipe.preprocessing.intensity import background_value, normalize, normalize_masked
+from kitspipe.preprocessing.intensity import (
+    FAR_OUTSIDE,
+    background_value,
+    border_channel,
+    normalize,
+    tumor_view,
+)
 from kitspipe.preprocessing.preprocess import CYST_CLASS, TUMOR_CLASS, target_grid
 from kitspipe.preprocessing.rois import KidneyRoi, clean_kidneys, kidney_rois
 from kitspipe.preprocessing.store import TrainingCase
@@ -241,17 +247,18 @@ def tumor_probability(
 
     Source: paper 3.1, 3.5.
     """
-    mask = distance_mm <= plan.mask_dilation_mm
+    seen, mask = tumor_view(hu, distance_mm, plan)
     slices, height, width = hu.shape
-    image, top, left = _centered(
-        normalize_masked(hu, mask, plan.hu_window), plan, background_value(plan.hu_window)
-    )
+    image, top, left = _centered(seen, plan, background_value(plan.hu_window))
+    border, _, _ = _centered(border_channel(distance_mm), plan, FAR_OUTSIDE)
     probability = np.zeros((plan.network.classes, *hu.shape), np.float32)
     wanted = np.flatnonzero(mask.any(axis=(1, 2)))
     reach = np.arange(plan.slab_depth) - plan.slab_depth // 2
     for first in range(0, len(wanted), _SLICES_AT_ONCE):
         middles = wanted[first : first + _SLICES_AT_ONCE]
         slabs = image[np.clip(middles[:, None] + reach, 0, slices - 1)]
+        if plan.network.mask_channel:
+            slabs = np.concatenate([slabs, border[middles][:, None]], axis=1)
         tensor = torch.from_numpy(slabs).to(device)
         mean = _mean_probability([network(tensor) for network in networks])
         inside = mean[..., top : top + height, left : left + width]
@@ -307,7 +314,7 @@ def _threshold(
 
 
 def _centered(
-    image: NDArray[np.float32], plan: TumorPlan, fill: float
+    image: NDArray[np.float32], plan: TumorPlan, fill: float | np.float32
 ) -> tuple[NDArray[np.float32], int, int]:
     """A region in the middle of a patch as training shows it, and its first row and column there.
 

@@ -31,6 +31,7 @@ TINY_TUMOR = VNet25DConfig(
     squeeze_excitation=False,
     attention_gates=False,
     dilated_bottom=False,
+    mask_channel=False,
 )
 
 

@@ -46,6 +46,7 @@ def make_config(**edits):
         "squeeze_excitation": True,
         "attention_gates": True,
         "dilated_bottom": True,
+        "mask_channel": False,
     }
     return VNet25DConfig(**values | edits)
 

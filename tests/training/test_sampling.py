@@ -113,6 +113,7 @@ def shares(**edits):
         "hard_case_warmup": 0.5,
         "hard_case_every": 0.5,
         "hard_case_strength": 2.0,
+        "out_of_fold_share": 0.0,
         "jittered_mask_share": 0.0,
         "mask_jitter_mm": 3.0,
     }
