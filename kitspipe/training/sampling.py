@@ -264,7 +264,7 @@ def _digest(cases: Sequence[TrainingCase]) -> str:
 
 
 def _require_same_arrays(state: dict[str, Any], cases: Sequence[TrainingCase]) -> None:
-    if state["arrays"] != _digest(cases):
+    if state.get("arrays") != _digest(cases):
         raise UserError(
             cases[0].folder.parents[1],
             found="other training arrays than this training began with: a scan, a mask, the folds "

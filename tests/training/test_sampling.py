@@ -22,6 +22,7 @@ def case(case_id, region="scan", shape=(40, 64, 70), **points):
     return TrainingCase(
         case_id=case_id,
         region=region,
+        key="",
         folder=Path("nowhere"),
         grid=Grid(shape=shape, spacing=(5.0, 2.5, 2.0)),
         refinement=(1, 1, 1),
