@@ -169,15 +169,29 @@ def preprocess(
 
 def train(
     *,
-    stage: Stage,
-    fold: Fold,
+    stage: Stage | Literal["all"],
+    fold: Fold | None,
     workspace: Path,
     plan_name: str,
     device: str,
     workers: int,
     restart: bool,
 ) -> int:
-    """Train one fold of a stage and validate it on whole cases."""
+    """Train and validate a fold of a stage; without a number every fold, "all" both stages."""
+    from kitspipe.planning.planner import count_folds
+
+    place = Workspace(root=workspace, plan_name=plan_name)
+    for one_stage in STAGES if stage == "all" else (stage,):
+        for one_fold in range(count_folds(place)) if fold is None else (fold,):
+            status = _train_fold(one_stage, one_fold, place, device, workers, restart)
+            if status != ALL_DONE:
+                return status
+    return ALL_DONE
+
+
+def _train_fold(
+    stage: Stage, fold: Fold, place: Workspace, device: str, workers: int, restart: bool
+) -> int:
     from kitspipe.networks.device import pick_device
     from kitspipe.planning.planner import read_fold, read_plan, training_key
     from kitspipe.prediction.cascade import region_tumor
@@ -187,7 +201,7 @@ def train(
     from kitspipe.training.stages import PredictedRegions, kidney_task, tumor_task
     from kitspipe.training.trainer import StopSignal, Trainer
 
-    place, on = Workspace(root=workspace, plan_name=plan_name), pick_device(device)
+    on = pick_device(device)
     the_plan, folder = read_plan(place), place.fold_folder(stage, fold)
     training_ids, validation_ids = read_fold(place, fold)
     training = open_cases(place, stage, the_plan, training_ids)
@@ -200,6 +214,8 @@ def train(
             training=predicted_regions(place, the_plan, training_ids),
             validation=predicted_regions(place, the_plan, validation_ids),
         )
+        cases = len({region.case_id for region in predicted.training})
+        console.info(f"kidneys predicted out of fold: {cases} of {len(training_ids)} cases")
         task = tumor_task(the_plan, training, validation, predict_region, predicted)
     key = training_key(the_plan, stage)
     with only_training_in(folder):

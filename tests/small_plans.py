@@ -91,6 +91,7 @@ def small_tumor_plan(**edits):
             convolutions_per_level=(1, 1, 1),
             kernel_size=5,
             norm="instance",
+            activation="prelu",
             classes=2,
             multi_scale=True,
             squeeze_excitation=True,

@@ -43,7 +43,7 @@ class VNet25D(nn.Module):
     def __init__(self, config: VNet25DConfig) -> None:
         super().__init__()
         self.config = config
-        make = Convolutions(2, config.norm, "prelu")
+        make = Convolutions(2, config.norm, config.activation)
         widths, counts = config.channels, config.convolutions_per_level
         kernel = config.kernel_size
         inputs = (config.inputs, *widths[1:])

@@ -115,8 +115,8 @@ class _Tally:
     def residual_block(self, inputs: int, width: int, kernel: int, count: int, voxels: int) -> None:
         """`ResidualBlock`, what comes in counted before."""
         self.series(inputs, width, kernel, count, voxels)
-        self.parameters += width + (inputs != width) * inputs * width
-        self.kept += 2 * width * voxels  # the sum, and its activation
+        self.parameters += self._prelu * width + (inputs != width) * inputs * width
+        self.kept += (1 + self._prelu) * width * voxels  # the sum, and its activation
 
 
 def _kidney_tally(config: ResUNet3DConfig, patch_size: tuple[int, int, int]) -> _Tally:
@@ -151,7 +151,7 @@ def _kidney_tally(config: ResUNet3DConfig, patch_size: tuple[int, int, int]) -> 
 
 
 def _tumor_tally(config: VNet25DConfig, patch_size: tuple[int, int]) -> _Tally:
-    tally = _Tally(config.norm, "prelu")
+    tally = _Tally(config.norm, config.activation)
     widths, counts = config.channels, config.convolutions_per_level
     kernel = config.kernel_size**2
     pixels = [math.prod(patch_size) // 4**k for k in range(config.levels)]

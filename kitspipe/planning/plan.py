@@ -87,6 +87,7 @@ class VNet25DConfig(Document, frozen=True, kw_only=True):
     convolutions_per_level: tuple[Count, ...]
     kernel_size: Count
     norm: Norm
+    activation: Activation
     classes: Annotated[int, Meta(ge=1, le=2)]
     multi_scale: bool
     squeeze_excitation: bool

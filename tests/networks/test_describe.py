@@ -26,6 +26,7 @@ TINY_TUMOR = VNet25DConfig(
     convolutions_per_level=(1, 1),
     kernel_size=5,
     norm="none",
+    activation="prelu",
     classes=2,
     multi_scale=False,
     squeeze_excitation=False,

@@ -41,6 +41,7 @@ def make_config(**edits):
         "convolutions_per_level": (1, 2, 1),
         "kernel_size": 5,
         "norm": "instance",
+        "activation": "prelu",
         "classes": 2,
         "multi_scale": True,
         "squeeze_excitation": True,
