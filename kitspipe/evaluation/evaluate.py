@@ -20,6 +20,7 @@ from kitspipe.evaluation.case_scores import METRICS, CaseScore, Metric
 from kitspipe.evaluation.intervals import Estimate, estimate
 from kitspipe.evaluation.metrics import HECScore, KiTS19Scores, KiTS23Scores
 from kitspipe.imaging import formats
+from kitspipe.imaging.values import count_labels
 from kitspipe.imaging.volume import Grid, Volume
 from kitspipe.planning.plan import Labels
 
@@ -197,9 +198,9 @@ def _renumbered(prediction: NDArray[np.uint8], given: Labels, wanted: Labels) ->
 
 def _read(path: Path, labels: Labels) -> Volume:
     volume, _ = formats.read_labels(path)
-    known = sum(np.count_nonzero(volume.array == value) for value in labels.values)
-    if known != np.count_nonzero(volume.array):
-        strange = sorted(set(np.unique(volume.array).tolist()) - {0, *labels.values})
+    present = np.flatnonzero(count_labels(volume.array)).tolist()
+    strange = sorted(set(present) - {0, *labels.values})
+    if strange:
         raise UserError(
             path,
             found=f"label values {strange}",

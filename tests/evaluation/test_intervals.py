@@ -23,9 +23,9 @@ def test_intervals_are_scipys(center, statistic):
 def test_intervals_of_a_mean_hold_it_in_95_of_100_sets():
     # Of 60 cases a percentile bootstrap falls a little short of 95 %.
     rng = np.random.default_rng(11)
-    sets = [estimate(rng.exponential(size=60)) for _ in range(200)]
+    sets = [estimate(rng.exponential(size=60)) for _ in range(100)]
     held = np.mean([found.low <= 1 <= found.high for found in sets])
-    assert 0.87 <= held <= 0.99
+    assert 0.85 <= held <= 0.99
 
 
 def test_the_same_values_give_the_same_interval_whatever_was_asked_before():
