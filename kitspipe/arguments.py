@@ -175,7 +175,15 @@ def _evaluate(parser: Parser) -> None:
         "--output",
         type=Path,
         default=None,
-        help="folder for evaluation.csv and summary.json; default: that of the predictions",
+        help="folder for evaluation.csv, cases.csv, lesions.csv and summary.json; default: that of "
+        "the predictions",
+    )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        default=None,
+        metavar="OTHER",
+        help="another set of predictions of the same cases: which is better, case by case",
     )
     _add_jobs(parser)
 
@@ -284,7 +292,10 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "preprocess": ("turn scans into training arrays", _preprocess),
     "train": ("train one fold of a stage, or all; run again, it goes on where it stopped", _train),
     "predict": ("segment new scans with the whole cascade", _predict),
-    "evaluate": ("score predictions with the official KiTS metrics", _evaluate),
+    "evaluate": (
+        "score predictions: official KiTS metrics, tumors found, volumes",
+        _evaluate,
+    ),
     "demo": ("paint scans, then run the whole flow on them", _demo),
 }
 """name: (one line of help, function that adds its arguments)."""

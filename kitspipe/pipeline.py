@@ -294,19 +294,24 @@ def predict(
     return _status(failures)
 
 
-def evaluate(*, references: Path, predictions: Path, output: Path | None, jobs: int | None) -> int:
-    """Official KiTS19 and KiTS21/23 scores of predictions."""
-    from kitspipe.dataset.cases import find_masks
-    from kitspipe.evaluation import evaluate as scoring
-    from kitspipe.planning.plan import Labels
+def evaluate(
+    *,
+    references: Path,
+    predictions: Path,
+    output: Path | None,
+    jobs: int | None,
+    against: Path | None = None,
+) -> int:
+    """Scores as the challenges have them, tumors found and made up; two sets compared."""
+    from kitspipe.evaluation.evaluate_folders import evaluate_folders
 
-    evaluation = scoring.evaluate(
-        find_masks(references), find_masks(predictions), Labels(cyst=3), jobs
-    )
-    csv, summary = scoring.write(evaluation, output or predictions)
-    console.table(*scoring.as_table(evaluation))
-    console.summary("evaluate", [("scores", csv), ("summary", summary)])
-    return _status(evaluation.failures)
+    done = evaluate_folders(references, predictions, output or predictions, jobs, against)
+    for table in done.tables:
+        console.info(table.title)
+        console.table(table.header, table.rows)
+        console.info("")
+    console.summary("evaluate", [(file.name, file) for file in done.files])
+    return _status(done.failures)
 
 
 def demo(

@@ -14,7 +14,7 @@ import numpy as np
 
 from kitspipe import console
 from kitspipe.dataset.cases import Case
-from kitspipe.evaluation import evaluate
+from kitspipe.evaluation import evaluate, evaluation_files
 from kitspipe.evaluation.metrics import dice
 from kitspipe.imaging.formats import read_image, read_labels, write_labels
 from kitspipe.imaging.volume import Volume
@@ -61,7 +61,7 @@ def validate_kidney(cascade: Cascade, cases: Sequence[Case], folder: Path) -> fl
 def validate_tumor(
     cascade: Cascade, cases: Sequence[Case], folder: Path, *, end_to_end: bool
 ) -> evaluate.Evaluation:
-    """Official scores; masks, `evaluation.csv` and `summary.json` in the folder.
+    """Scores; masks and the files of `evaluation_files` in the folder.
 
     Args:
         cascade: with the fold's networks.
@@ -84,7 +84,7 @@ def validate_tumor(
     references = {case.id: case.labels for case in cases if case.labels is not None}
     predictions = {case.id: _mask_file(folder, case) for case in cases}
     evaluation = evaluate.evaluate(references, predictions, values, jobs=1)
-    evaluate.write(evaluation, folder)
+    evaluation_files.write(evaluation, folder)
     return evaluation
 
 
