@@ -10,19 +10,21 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
-from kitspipe import console, workspace
+from kitspipe import console
 from kitspipe.dataset.cases import Case
-from kitspipe.evaluation import evaluate
+from kitspipe.evaluation import evaluate, evaluation_files
 from kitspipe.evaluation.metrics import dice
 from kitspipe.imaging.formats import read_image, read_labels, write_labels
 from kitspipe.imaging.volume import Volume
+from kitspipe.planning.document import write_document
 from kitspipe.planning.plan import Labels
+from kitspipe.planning.planner import training_key
 from kitspipe.prediction.cascade import Cascade, find_kidneys, segment, tumors_in
 from kitspipe.prediction.postprocess import merge
 from kitspipe.prediction.run import Fold, load_cascade, trained_folds
+from kitspipe.preprocessing.out_of_fold import KidneyValidation
 from kitspipe.preprocessing.preprocess import kidney_mask, source_cases
 from kitspipe.workspace import Stage, Workspace
 
@@ -50,7 +52,7 @@ def validate_fold(
 
 
 def validate_kidney(cascade: Cascade, cases: Sequence[Case], folder: Path) -> float:
-    """Mean Dice of the whole kidney; masks and `kidney.json` (case id -> Dice) in the folder.
+    """Mean Dice of the whole kidney; masks and `kidney.json` in the folder.
 
     Args:
         cascade: with the fold's kidney network.
@@ -66,9 +68,13 @@ def validate_kidney(cascade: Cascade, cases: Sequence[Case], folder: Path) -> fl
     _predict_all(cases, folder, predict, "kidney validation")
     scores = {case.id: _kidney_dice(case, folder, values) for case in cases}
     mean = sum(scores.values()) / len(scores) if scores else math.nan
-    workspace.write_bytes(
+    write_document(
         folder / "kidney.json",
-        msgspec.json.format(msgspec.json.encode({"mean": mean, "cases": scores}), indent=2),
+        KidneyValidation(
+            training_key=training_key(cascade.plan, "kidney"),
+            mean=None if math.isnan(mean) else mean,
+            cases=scores,
+        ),
     )
     return mean
 
@@ -76,7 +82,7 @@ def validate_kidney(cascade: Cascade, cases: Sequence[Case], folder: Path) -> fl
 def validate_tumor(
     cascade: Cascade, cases: Sequence[Case], folder: Path, *, end_to_end: bool
 ) -> evaluate.Evaluation:
-    """Official scores; masks, `evaluation.csv` and `summary.json` in the folder.
+    """Scores; masks and the files of `evaluation_files` in the folder.
 
     Args:
         cascade: with the fold's networks.
@@ -99,7 +105,7 @@ def validate_tumor(
     references = {case.id: case.labels for case in cases if case.labels is not None}
     predictions = {case.id: _mask_file(folder, case) for case in cases}
     evaluation = evaluate.evaluate(references, predictions, values, jobs=1)
-    evaluate.write(evaluation, folder)
+    evaluation_files.write(evaluation, folder)
     return evaluation
 
 

@@ -92,6 +92,19 @@ def resample_labels(volume: Volume, grid: Grid) -> Volume:
     return Volume(array=whole, grid=grid)
 
 
+def slices_used(source: Grid, target: Grid) -> NDArray[np.bool_]:
+    """Which slices of the source take part in what `resample_linear` makes, (Z,).
+
+    Raises:
+        ValueError: the grids' axes have different directions.
+    """
+    axis = _axes(source, target)[0]
+    used = np.zeros(source.shape[0], np.bool_)
+    slices = axis.first[:, None] + np.arange(axis.weights.shape[1])
+    used[slices[(axis.weights > 0) & axis.inside[:, None]]] = True
+    return used
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Axis:
     """How the target's samples along an axis are made of the source's.

@@ -103,6 +103,20 @@ class Grid:
         x, y, z = map(float, self.to_world(box.start))
         return replace(self, shape=box.shape, origin=(x, y, z))
 
+    def within(self, part: Grid) -> Box | None:
+        """The voxels whose centres lie within the borders of another grid of the same axes.
+
+        None where there are none.
+        """
+        ends = np.array([(-0.5, -0.5, -0.5), np.asarray(part.shape) - 0.5])
+        low, high = self.to_index(part.to_world(ends))
+        start = np.maximum(0, np.ceil(low - 1e-6)).astype(int)
+        stop = np.minimum(self.shape, np.floor(high + 1e-6).astype(int) + 1)
+        if not (start < stop).all():
+            return None
+        (z0, y0, x0), (z1, y1, x1) = start.tolist(), stop.tolist()
+        return Box(start=(z0, y0, x0), stop=(z1, y1, x1))
+
     def with_spacing(self, spacing: Triple) -> Grid:
         """The grid of another spacing over the same extent, borders aligned.
 
@@ -179,6 +193,20 @@ class Box:
         return Box(
             start=tuple(a - v for a, v in zip(self.start, voxels, strict=True)),  # type: ignore[arg-type]
             stop=tuple(b + v for b, v in zip(self.stop, voxels, strict=True)),  # type: ignore[arg-type]
+        )
+
+    def shifted(self, by: Shape) -> Box:
+        """The box moved by so many voxels."""
+        return Box(
+            start=tuple(a + d for a, d in zip(self.start, by, strict=True)),  # type: ignore[arg-type]
+            stop=tuple(b + d for b, d in zip(self.stop, by, strict=True)),  # type: ignore[arg-type]
+        )
+
+    def around_both(self, other: Box) -> Box:
+        """The smallest box that holds this and another one."""
+        return Box(
+            start=tuple(map(min, self.start, other.start)),  # type: ignore[arg-type]
+            stop=tuple(map(max, self.stop, other.stop)),  # type: ignore[arg-type]
         )
 
     @staticmethod

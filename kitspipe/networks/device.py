@@ -47,6 +47,19 @@ def memory_format(network: nn.Module) -> torch.memory_format:
     return torch.channels_last_3d if is_3d else torch.channels_last
 
 
+def autocast(device: torch.device) -> torch.autocast:
+    """What networks compute in on a device: bfloat16 where that is faster, else float32.
+
+    Faster it is on CUDA from Ampere on and on CPUs with tiles for it (AMX). AVX512's bfloat16 alone
+    is slower than float32 (a convolution of 48 to 32 channels on a Xeon took 1.6 times as long).
+    """
+    if device.type == "cuda":
+        is_faster = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        is_faster = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_faster)
+
+
 def _no_device(name: str, why: str) -> UserError:
     return UserError(
         f"--device {name}",

@@ -61,12 +61,11 @@ class ResUNet3D(nn.Module):
         self.maps = nn.ModuleList(nn.Conv3d(channels, 1, 1) for channels in reversed(wide))
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, image: Tensor, *, finest_only: bool = False) -> list[Tensor]:
+    def forward(self, image: Tensor) -> list[Tensor]:
         """Logits of whole kidney of all decoder levels, coarse to fine.
 
         Args:
             image: (N, 1, Z, Y, X) float, divisible by the product of the strides.
-            finest_only: leave the coarse maps out.
 
         Returns:
             `levels` tensors (N, 1, Z*rz, Y*ry, X*rx), (rz, ry, rx) the target's refinement.
@@ -75,6 +74,32 @@ class ResUNet3D(nn.Module):
             ValueError: the strides don't divide the image.
         """
         shape = self._target_shape(image)
+        levels = self._decoded(image, self.config.levels)
+        return [_at_shape(head(x), shape) for head, x in zip(self.maps, levels, strict=True)]
+
+    def forward_finest(self, image: Tensor) -> Tensor:
+        """The last of `forward`'s logits alone, (N, 1, Z*rz, Y*ry, X*rx), for prediction."""
+        shape = self._target_shape(image)
+        finest = self._decoded(image, self.config.levels)[-1]
+        return _at_shape(self.maps[-1](finest), shape)
+
+    def forward_coarse(self, image: Tensor, below: int) -> Tensor:
+        """Logits of a coarser decoder level on its own voxels; finer levels are not computed.
+
+        Args:
+            image: as for `forward`.
+            below: how many levels below the finest, at most down to the first decoder level.
+
+        Returns:
+            (N, 1, Z/sz, Y/sy, X/sx), (sz, sy, sx) the product of the strides down to there.
+        """
+        self._target_shape(image)
+        number = max(1, self.config.levels - below)
+        coarse: Tensor = self.maps[number - 1](self._decoded(image, number)[-1])
+        return coarse
+
+    def _decoded(self, image: Tensor, number: int) -> list[Tensor]:
+        """Maps of the first `number` decoder levels, coarse to fine, (N, 2 C_k, Z/s, Y/s, X/s)."""
         x = self.encoder[0](image) + image  # (N, C_0, Z, Y, X)
         skips = [x]
         for down, encoder in zip(self.down, self.encoder[1:], strict=True):
@@ -84,19 +109,13 @@ class ResUNet3D(nn.Module):
         x = skips.pop()
         x = self.dropout(self.decoder[0](x) + self.widen(x))  # (N, 2 C_L, Z/s_L, Y/s_L, X/s_L)
         levels = [x]
-        for up, decoder in zip(self.up, self.decoder[1:], strict=True):
+        for up, decoder in zip(self.up[: number - 1], self.decoder[1:number], strict=True):
             x = up(x)  # (N, 2 C_k, Z/s_k, Y/s_k, X/s_k)
             x = decoder(torch.cat((x, skips.pop()), dim=1)) + x
             # No dropout at full resolution, as in the lineage's code.
             x = self.dropout(x) if skips else x
             levels.append(x)
-        first = len(levels) - 1 if finest_only else 0
-        return [_at_shape(self.maps[k](levels[k]), shape) for k in range(first, len(levels))]
-
-    def forward_finest(self, image: Tensor) -> Tensor:
-        """The last of `forward`'s logits alone, (N, 1, Z*rz, Y*ry, X*rx), for prediction."""
-        finest: Tensor = self(image, finest_only=True)[0]
-        return finest
+        return levels
 
     def _target_shape(self, image: Tensor) -> tuple[int, ...]:
         divisor = self.config.divisor
@@ -110,7 +129,18 @@ class ResUNet3D(nn.Module):
 
 
 def _at_shape(logits: Tensor, shape: Sequence[int]) -> Tensor:
-    """(N, 1, ...) upsampled to (N, 1, *shape)."""
-    if list(logits.shape[2:]) == list(shape):
-        return logits
-    return F.interpolate(logits, list(shape), mode="trilinear", align_corners=False)
+    """(N, 1, ...) upsampled to (N, 1, *shape), linear along each axis.
+
+    As `F.interpolate` does it, whose backward pass takes five to ten times as long on a CPU.
+    """
+    for axis, length in enumerate(shape, start=2):
+        if logits.shape[axis] != length:
+            weights = _linear_weights(logits.shape[axis], length, logits)
+            logits = torch.tensordot(logits, weights, dims=([axis], [0])).movedim(-1, axis)
+    return logits
+
+
+def _linear_weights(length: int, wanted: int, like: Tensor) -> Tensor:
+    """(length, wanted): column j holds the weights of all voxels in the j-th upsampled one."""
+    single = torch.eye(length, dtype=like.dtype, device=like.device)[None]
+    return F.interpolate(single, wanted, mode="linear", align_corners=False)[0]

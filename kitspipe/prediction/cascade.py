@@ -5,6 +5,7 @@ Arrays are (Z, Y, X); probabilities travel between grids, labels don't.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,22 +16,34 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kitspipe.imaging.components import signed_distance
-from kitspipe.imaging.resample import resample_image, resample_labels, resample_linear
-from kitspipe.imaging.volume import Box, Grid, Volume
+from kitspipe.imaging.resample import (
+    resample_image,
+    resample_labels,
+    resample_linear,
+    slices_used,
+)
+from kitspipe.imaging.volume import Box, Volume
+from kitspipe.networks.device import autocast
 from kitspipe.networks.resunet3d import ResUNet3D
 from kitspipe.networks.vnet25d import VNet25D
-from kitspipe.planning.plan import KidneyPlan, Plan, TumorPlan
+from kitspipe.planning.plan import Plan, TumorPlan
+from kitspipe.prediction.effort import PLAIN, Effort
+from kitspipe.prediction.kidney_mask import Kidneys, kidneys_on_scan
+from kitspipe.prediction.kidneys import KidneyStage, flips
 from kitspipe.prediction.postprocess import clean_tumors, merge
-from kitspipe.prediction.windows import predict_windows
-from kitspipe.preprocessing.intensity import background_value, normalize, normalize_masked
+from kitspipe.preprocessing.intensity import (
+    FAR_OUTSIDE,
+    background_value,
+    border_channel,
+    tumor_view,
+)
 from kitspipe.preprocessing.preprocess import CYST_CLASS, TUMOR_CLASS, target_grid
 from kitspipe.preprocessing.rois import KidneyRoi, clean_kidneys, kidney_rois
 from kitspipe.preprocessing.store import TrainingCase
 
-KIDNEY_THRESHOLD = 0.5
 _SLICES_AT_ONCE = 16
-_WINDOWS_AT_ONCE = 2
-"""On a CPU torch gives a single small patch to convolutions 15 to 30 times slower than two get."""
+_PIXELS_AT_ONCE = 16 * 208 * 208
+"""Of slabs in one pass; bounds memory where regions are whole slices."""
 _MANY_KIDNEYS = 2
 
 
@@ -43,27 +56,14 @@ class Cascade:
         kidney: one network per fold.
         tumor: one network per fold.
         device: where they run.
+        effort: how hard is looked.
     """
 
     plan: Plan
     kidney: Sequence[ResUNet3D]
     tumor: Sequence[VNet25D]
     device: torch.device
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Kidneys:
-    """The first stage's result, cleaned.
-
-    Args:
-        mask: (Z, Y, X), the whole kidney on the scan's own voxels.
-        count: kidneys found.
-        is_cut: whether one reaches the scan's first or last slice.
-    """
-
-    mask: NDArray[np.bool_]
-    count: int
-    is_cut: bool
+    effort: Effort = PLAIN
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -96,9 +96,15 @@ def segment(image: Volume, cascade: Cascade) -> Prediction:
     kidneys = find_kidneys(image, cascade)
     found = time.perf_counter()
     classes, rois = tumors_in(image, kidneys.mask, cascade)
+    labels = np.zeros(image.grid.shape, np.uint8)
+    # The rest is never touched, so that it takes no memory.
+    for box in _boxes_of(kidneys, rois):
+        labels[box.slices] = merge(
+            kidneys.mask[box.slices], classes[box.slices], cascade.plan.labels
+        )
     done = time.perf_counter()
     return Prediction(
-        labels=Volume(array=merge(kidneys.mask, classes, cascade.plan.labels), grid=image.grid),
+        labels=Volume(array=labels, grid=image.grid),
         rois=rois,
         seconds={"kidney": round(found - started, 3), "tumor": round(done - found, 3)},
         warnings=_warnings(kidneys),
@@ -112,16 +118,13 @@ def find_kidneys(image: Volume, cascade: Cascade) -> Kidneys:
         image: int16 HU on its own grid.
         cascade: the networks.
     """
-    plan = cascade.plan.kidney
-    grid = target_grid(plan.target_spacing_mm, image.grid)
-    probability = kidney_probability(
-        resample_image(image, grid).array.astype(np.int16), cascade.kidney, plan, cascade.device
+    stage = KidneyStage(
+        networks=cascade.kidney,
+        plan=cascade.plan.kidney,
+        device=cascade.device,
+        effort=cascade.effort,
     )
-    mask = _threshold(
-        probability, grid.refined(plan.network.target_refinement), image.grid, KIDNEY_THRESHOLD
-    )
-    kidney, boxes = clean_kidneys(mask, image.grid, plan.minimal_kidney_ml)
-    return Kidneys(mask=kidney, count=len(boxes), is_cut=bool(kidney[0].any() or kidney[-1].any()))
+    return kidneys_on_scan(image, stage)
 
 
 def tumors_in(
@@ -147,46 +150,12 @@ def tumors_in(
         # Regions of two kidneys may overlap: a lesion seen from either stays, tumor before cyst.
         stronger = (found == TUMOR_CLASS) | (place == 0)
         place[stronger] = found[stronger]
-    return clean_tumors(classes, image.grid, plan.tumor), rois
-
-
-@torch.inference_mode()
-def kidney_probability(
-    hu: NDArray[np.int16],
-    networks: Sequence[ResUNet3D],
-    plan: KidneyPlan,
-    device: torch.device,
-) -> NDArray[np.float32]:
-    """Probability of kidney in a scan at the stage's spacing.
-
-    Args:
-        hu: (Z, Y, X) HU.
-        networks: averaged.
-        plan: the kidney stage's plan.
-        device: where the networks run.
-
-    Returns:
-        (Z*rz, Y*ry, X*rx) float32 on the refined grid.
-
-    Source: paper 2.4.
-    """
-
-    def forward(patches: NDArray[np.float32]) -> NDArray[np.float32]:
-        tensor = torch.from_numpy(patches)[:, None].to(device)
-        mean = _mean_probability([network.forward_finest(tensor) for network in networks])
-        volumes: NDArray[np.float32] = mean[:, 0]
-        return volumes
-
-    return predict_windows(
-        normalize(hu, plan.hu_window),
-        forward,
-        patch_size=plan.patch_size,
-        stride=plan.window_stride,
-        refinement=plan.network.target_refinement,
-        blend=plan.window_blend,
-        fill=background_value(plan.hu_window),
-        at_once=_WINDOWS_AT_ONCE,
-    )
+    if rois:
+        within = functools.reduce(Box.around_both, (roi.box for roi in rois))
+        classes[within.slices] = clean_tumors(
+            classes[within.slices], image.grid.crop(within), plan.tumor
+        )
+    return classes, rois
 
 
 def tumor_classes(
@@ -213,10 +182,21 @@ def tumor_classes(
         cascade.tumor,
         plan,
         cascade.device,
+        effort=cascade.effort,
+        asked=slices_used(grid, crop.grid),
     )
-    return classes_of(
-        np.stack([resample_linear(p, grid, crop.grid) for p in probability]), plan.threshold
-    )
+    classes = np.zeros(crop.grid.shape, np.uint8)
+    inner = Box.around((probability > 0).any(axis=0))
+    if inner is None:
+        return classes
+    # Outside it, all is 0; on its border too, so that nothing changes.
+    source = inner.dilate(max(grid.spacing), grid).clip(grid.shape)
+    place = crop.grid.within(grid.crop(source))
+    if place is not None:
+        target = crop.grid.crop(place)
+        fine = [resample_linear(p[source.slices], grid.crop(source), target) for p in probability]
+        classes[place.slices] = classes_of(np.stack(fine), plan.threshold)
+    return classes
 
 
 @torch.inference_mode()
@@ -226,6 +206,9 @@ def tumor_probability(
     networks: Sequence[VNet25D],
     plan: TumorPlan,
     device: torch.device,
+    *,
+    effort: Effort = PLAIN,
+    asked: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
     """Probability of tumor (and cyst) in a region at the stage's spacing.
 
@@ -235,28 +218,36 @@ def tumor_probability(
         networks: averaged.
         plan: the tumor stage's plan.
         device: where the networks run.
+        effort: how hard is looked.
+        asked: (Z,), the slices that are needed; None: all. The others are 0.
 
     Returns:
         (K, Z, Y, X) float32, 0 outside the dilated kidney mask.
 
     Source: paper 3.1, 3.5.
     """
-    mask = distance_mm <= plan.mask_dilation_mm
+    seen, mask = tumor_view(hu, distance_mm, plan)
     slices, height, width = hu.shape
-    image, top, left = _centered(
-        normalize_masked(hu, mask, plan.hu_window), plan, background_value(plan.hu_window)
-    )
+    image, top, left = _centered(seen, plan, background_value(plan.hu_window))
+    border, _, _ = _centered(border_channel(distance_mm), plan, FAR_OUTSIDE)
     probability = np.zeros((plan.network.classes, *hu.shape), np.float32)
-    wanted = np.flatnonzero(mask.any(axis=(1, 2)))
+    wanted = np.flatnonzero(mask.any(axis=(1, 2)) & (True if asked is None else asked))
+    looked_at = _every(wanted, effort.tumor_step)
     reach = np.arange(plan.slab_depth) - plan.slab_depth // 2
-    for first in range(0, len(wanted), _SLICES_AT_ONCE):
-        middles = wanted[first : first + _SLICES_AT_ONCE]
+    turned = flips(plan.augmentation.mirror_axes, mirror=effort.mirror)
+    at_once = max(1, min(_SLICES_AT_ONCE, _PIXELS_AT_ONCE // (image.shape[1] * image.shape[2])))
+    for first in range(0, len(looked_at), at_once):
+        middles = looked_at[first : first + at_once]
         slabs = image[np.clip(middles[:, None] + reach, 0, slices - 1)]
-        tensor = torch.from_numpy(slabs).to(device)
-        mean = _mean_probability([network(tensor) for network in networks])
+        if plan.network.mask_channel:
+            slabs = np.concatenate([slabs, border[middles][:, None]], axis=1)
+        mean = _mean_probability(networks, torch.from_numpy(slabs).to(device), turned)
         inside = mean[..., top : top + height, left : left + width]
-        probability[:, middles] = inside.transpose(1, 0, 2, 3)
-    probability *= mask
+        probability[:, middles] = inside.transpose(1, 0, 2, 3) * mask[middles]
+    _interpolate(probability, wanted, looked_at)
+    # What is interpolated ends with the mask, too.
+    for middle in np.setdiff1d(wanted, looked_at):
+        probability[:, middle] *= mask[middle]
     return probability
 
 
@@ -286,28 +277,43 @@ def classes_of(probability: NDArray[np.float32], threshold: float) -> NDArray[np
     return classes
 
 
-def _mean_probability(logits: Sequence[Tensor]) -> NDArray[np.float32]:
-    """Mean of the networks' probabilities, float32."""
-    mean: NDArray[np.float32] = (
-        torch.stack([torch.sigmoid(single.float()) for single in logits]).mean(0).cpu().numpy()
-    )
+def _mean_probability(
+    networks: Sequence[VNet25D], slabs: Tensor, turned: Sequence[tuple[int, ...]]
+) -> NDArray[np.float32]:
+    """Mean of the networks' probabilities over all flips, (N, K, Y, X) float32."""
+    total: Tensor | float = 0.0
+    for network in networks:
+        for flip in turned:
+            with autocast(slabs.device):
+                logits = network(slabs.flip(flip))
+            total = torch.sigmoid(logits.float()).flip(flip) + total
+    mean: NDArray[np.float32] = (total / (len(networks) * len(turned))).cpu().numpy()  # type: ignore[union-attr]
     return mean
 
 
-def _threshold(
-    probability: NDArray[np.float32], source: Grid, target: Grid, threshold: float
-) -> NDArray[np.bool_]:
-    """Whether a probability reaches the threshold on another grid, made in slabs of slices."""
-    mask = np.empty(target.shape, bool)
-    for first in range(0, target.shape[0], _SLICES_AT_ONCE):
-        last = min(first + _SLICES_AT_ONCE, target.shape[0])
-        slab = target.crop(Box(start=(first, 0, 0), stop=(last, *target.shape[1:])))
-        mask[first:last] = resample_linear(probability, source, slab) >= threshold
-    return mask
+def _every(wanted: NDArray[np.intp], step: int) -> NDArray[np.intp]:
+    """Every so manieth of the slices, the last one too."""
+    return np.union1d(wanted[::step], wanted[-1:]).astype(np.intp)
+
+
+def _interpolate(
+    probability: NDArray[np.float32], wanted: NDArray[np.intp], looked_at: NDArray[np.intp]
+) -> None:
+    """Fill wanted slices that were not looked at, linearly from those before and behind."""
+    for middle in np.setdiff1d(wanted, looked_at):
+        after = int(np.searchsorted(looked_at, middle))
+        low, high = looked_at[after - 1], looked_at[after]
+        share = np.float32((middle - low) / (high - low))
+        probability[:, middle] = (1 - share) * probability[:, low] + share * probability[:, high]
+
+
+def _boxes_of(kidneys: Kidneys, rois: Sequence[KidneyRoi]) -> list[Box]:
+    """Boxes that hold all kidneys and lesions."""
+    return [*kidneys.boxes, *(roi.box for roi in rois)]
 
 
 def _centered(
-    image: NDArray[np.float32], plan: TumorPlan, fill: float
+    image: NDArray[np.float32], plan: TumorPlan, fill: float | np.float32
 ) -> tuple[NDArray[np.float32], int, int]:
     """A region in the middle of a patch as training shows it, and its first row and column there.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,13 +14,15 @@ from kitspipe import __version__, workspace
 from kitspipe.dataset.cases import Case
 from kitspipe.errors import UserError
 from kitspipe.imaging.formats import read_image, write_labels
-from kitspipe.networks.device import pick_device, put_on
+from kitspipe.networks.device import pick_device
+from kitspipe.networks.inference import for_prediction
 from kitspipe.networks.resunet3d import ResUNet3D
 from kitspipe.networks.vnet25d import VNet25D
 from kitspipe.networks.weights import load_weights
 from kitspipe.planning.document import sha256
 from kitspipe.planning.planner import read_plan, training_key
 from kitspipe.prediction.cascade import Cascade, Prediction, segment
+from kitspipe.prediction.effort import DEFAULT, Effort
 from kitspipe.workspace import STAGES, Stage, Workspace
 
 FINAL = "final.safetensors"
@@ -45,6 +47,7 @@ def load_cascade(
     folds: Sequence[Fold] | None,
     device: str,
     stages: Sequence[Stage] = STAGES,
+    effort: Effort = DEFAULT,
 ) -> Cascade:
     """The trained networks of a workspace.
 
@@ -53,6 +56,7 @@ def load_cascade(
         folds: which to average; None: all that are trained in the stages asked for.
         device: a name as `pick_device` takes it.
         stages: which networks are needed.
+        effort: how hard is looked.
 
     Raises:
         UserError: a stage or fold is not trained, or was trained with another plan.
@@ -67,6 +71,8 @@ def load_cascade(
     }
     for stage in stages:
         _require_trained(place, stage, files[stage])
+        if effort.one_network:
+            files[stage] = files[stage][:1]
     kidney = [
         load_weights(ResUNet3D(plan.kidney.network), file, training_key(plan, "kidney"))
         for file in files.get("kidney", [])
@@ -77,9 +83,10 @@ def load_cascade(
     ]
     return Cascade(
         plan=plan,
-        kidney=[put_on(network, on).eval() for network in kidney],
-        tumor=[put_on(network, on).eval() for network in tumor],
+        kidney=[for_prediction(network, on) for network in kidney],
+        tumor=[for_prediction(network, on) for network in tumor],
         device=on,
+        effort=effort,
     )
 
 
@@ -134,6 +141,7 @@ def _record(cascade: Cascade) -> bytes:
     content: dict[str, Any] = {
         "kitspipe": __version__,
         "plan": sha256(cascade.plan),
+        "effort": asdict(cascade.effort),
         "weights": weights.hexdigest(),
         "kidney_networks": len(cascade.kidney),
         "tumor_networks": len(cascade.tumor),

@@ -10,11 +10,12 @@ from kitspipe.prediction.cascade import (
     Cascade,
     classes_of,
     find_kidneys,
-    kidney_probability,
     segment,
     tumor_probability,
     tumors_in,
 )
+from kitspipe.prediction.effort import PLAIN
+from kitspipe.prediction.kidneys import KidneyStage
 
 CPU = torch.device("cpu")
 PLAN = small_plan(
@@ -109,7 +110,9 @@ def test_folds_are_averaged_in_probability():
             return torch.full_like(image, self.logit)
 
     hu = np.zeros((8, 32, 32), np.int16)
-    found = kidney_probability(hu, [Says(0.0), Says(2.0)], PLAN.kidney, CPU)
+    networks = [Says(0.0), Says(2.0)]
+    stage = KidneyStage(networks=networks, plan=PLAN.kidney, device=CPU, effort=PLAIN)
+    found = stage.probability(hu)
     # The mean of 1/2 and 1 / (1 + e^-2), not the sigmoid of the mean logit.
     np.testing.assert_allclose(found, (0.5 + 1 / (1 + np.exp(-2.0))) / 2, atol=1e-6)
 
