@@ -37,7 +37,7 @@ def write_review_data(folder, cases=4):
         write_labels(folder / "refs" / name, labels, header)
         write_labels(folder / "masks" / name, spoiled(labels, number), header)
     run = {"kitspipe": NASTY.replace("/", ""), "cases": {WHOLE: {"warnings": [NASTY]}}}
-    (folder / "masks" / "run.json").write_text(json.dumps(run))
+    (folder / "masks" / "run.json").write_text(json.dumps(run), encoding="utf-8")
     return folder
 
 

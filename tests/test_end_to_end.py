@@ -113,6 +113,14 @@ def test_what_is_there_is_kept(workspace):
     assert {p: p.stat().st_mtime_ns for p in (workspace / "preds").glob("*.nii.gz")} == before
 
 
+def test_pages_to_review_end_a_prediction(workspace):
+    done = run("predict", "-i", "imgs", "-o", "preds", "-f", 0, "--report", cwd=workspace)
+    assert done.returncode == 0, done.stderr
+    masks = sorted((workspace / "preds").glob("*.nii.gz"))
+    cases = [workspace / "preds" / "report" / "cases" / mask.name[:-7] for mask in masks]
+    assert all((case / "index.html").is_file() for case in cases)
+
+
 def test_one_bad_case_does_not_keep_the_others(workspace, tmp_path):
     (tmp_path / "imgs").mkdir()
     good = workspace / "imgs" / "case_00006" / "imaging.nii.gz"

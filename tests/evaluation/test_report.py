@@ -71,8 +71,12 @@ def test_every_file_that_a_page_names_is_in_the_folder(made):
 
 
 def test_nothing_is_fetched_from_elsewhere(made):
-    sources = [page.read_text() for page in all_pages(made)]
-    sources += [(made.index.parent / name).read_text() for name in ASSETS if "niivue" not in name]
+    sources = [page.read_text(encoding="utf-8") for page in all_pages(made)]
+    sources += [
+        (made.index.parent / name).read_text(encoding="utf-8")
+        for name in ASSETS
+        if "niivue" not in name
+    ]
     # The only addresses are links that nobody follows by loading a page; there are none at all.
     assert [
         found for text in sources for found in re.findall(r"(?:https?:)?//\w+\.\w+", text)
@@ -159,7 +163,7 @@ def test_cases_of_an_earlier_report_go(tmp_path):
 def test_without_references_there_are_no_scores(tmp_path):
     made = review(write_review_data(tmp_path, cases=1), references=False)
     assert made.records[0].numbers["tumor_dice"] is None
-    assert "tumor Dice" not in made.index.read_text()
+    assert "tumor Dice" not in made.index.read_text(encoding="utf-8")
 
 
 def test_a_predicted_quality_ranks_where_there_are_no_references(tmp_path):
@@ -173,7 +177,7 @@ def test_a_predicted_quality_ranks_where_there_are_no_references(tmp_path):
     made = review(folder, references=False)
     assert made.records[0].title == WHOLE
     assert made.records[0].findings[0].kind == "low-agreement"
-    assert "expected tumor Dice" in made.index.read_text()
+    assert "expected tumor Dice" in made.index.read_text(encoding="utf-8")
 
 
 def test_a_mask_on_another_grid_is_named_and_the_others_are_done(tmp_path):
