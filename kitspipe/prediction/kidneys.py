@@ -150,11 +150,10 @@ class KidneyStage:
         for _ in range(_MOST_LOOKS):
             box = _divisible(box, self.plan.network.divisor, grid.shape)
             probability = self._look_closely(hu[box.slices], statistics)
-            larger = _grown(box, probability >= KIDNEY_THRESHOLD, grid)
-            if larger == box:
+            looked_at, box = box, _grown(box, probability >= KIDNEY_THRESHOLD, grid)
+            if box == looked_at:
                 break
-            box = larger
-        return Region(probability=probability, grid=grid.crop(box).refined(self._refinement))
+        return Region(probability=probability, grid=grid.crop(looked_at).refined(self._refinement))
 
     def _look_closely(self, hu: NDArray[np.int16], statistics: _Statistics) -> NDArray[np.float32]:
         """Probability in a part of the scan, in one pass where it is not larger than a window."""
