@@ -117,8 +117,16 @@ def _plan_and_preprocess(parser: Parser) -> None:
 
 
 def _train(parser: Parser) -> None:
-    parser.add_argument("stage", choices=["kidney", "tumor"], help="which network")
-    parser.add_argument("fold", type=_fold, help="0, 1, ... or all: the fold held out")
+    parser.add_argument(
+        "stage", choices=["kidney", "tumor", "all"], help="which network; all: kidney, then tumor"
+    )
+    parser.add_argument(
+        "fold",
+        type=_fold,
+        nargs="?",
+        default=None,
+        help="the fold held out, 0, 1, ...; all: one training on every case; default: each fold",
+    )
     _add_workspace(parser)
     _add_device(parser)
     parser.add_argument(
@@ -167,7 +175,15 @@ def _evaluate(parser: Parser) -> None:
         "--output",
         type=Path,
         default=None,
-        help="folder for evaluation.csv and summary.json; default: that of the predictions",
+        help="folder for evaluation.csv, cases.csv, lesions.csv and summary.json; default: that of "
+        "the predictions",
+    )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        default=None,
+        metavar="OTHER",
+        help="another set of predictions of the same cases: which is better, case by case",
     )
     _add_jobs(parser)
 
@@ -274,9 +290,12 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "plan": ("choose everything that a training needs, from the fingerprint", _plan),
     "describe": ("parameters, operations and shapes of a plan's networks", _describe),
     "preprocess": ("turn scans into training arrays", _preprocess),
-    "train": ("train one fold of a stage; run again, it goes on where it stopped", _train),
+    "train": ("train one fold of a stage, or all; run again, it goes on where it stopped", _train),
     "predict": ("segment new scans with the whole cascade", _predict),
-    "evaluate": ("score predictions with the official KiTS metrics", _evaluate),
+    "evaluate": (
+        "score predictions: official KiTS metrics, tumors found, volumes",
+        _evaluate,
+    ),
     "demo": ("paint scans, then run the whole flow on them", _demo),
 }
 """name: (one line of help, function that adds its arguments)."""

@@ -169,24 +169,39 @@ def preprocess(
 
 def train(
     *,
-    stage: Stage,
-    fold: Fold,
+    stage: Stage | Literal["all"],
+    fold: Fold | None,
     workspace: Path,
     plan_name: str,
     device: str,
     workers: int,
     restart: bool,
 ) -> int:
-    """Train one fold of a stage and validate it on whole cases."""
+    """Train and validate a fold of a stage; without a number every fold, "all" both stages."""
+    from kitspipe.planning.planner import count_folds
+
+    place = Workspace(root=workspace, plan_name=plan_name)
+    for one_stage in STAGES if stage == "all" else (stage,):
+        for one_fold in range(count_folds(place)) if fold is None else (fold,):
+            status = _train_fold(one_stage, one_fold, place, device, workers, restart)
+            if status != ALL_DONE:
+                return status
+    return ALL_DONE
+
+
+def _train_fold(
+    stage: Stage, fold: Fold, place: Workspace, device: str, workers: int, restart: bool
+) -> int:
     from kitspipe.networks.device import pick_device
     from kitspipe.planning.planner import read_fold, read_plan, training_key
     from kitspipe.prediction.cascade import region_tumor
+    from kitspipe.preprocessing.out_of_fold import predicted_regions
     from kitspipe.preprocessing.preprocess import open_cases
     from kitspipe.training.lock import only_training_in
-    from kitspipe.training.stages import kidney_task, tumor_task
+    from kitspipe.training.stages import PredictedRegions, kidney_task, tumor_task
     from kitspipe.training.trainer import StopSignal, Trainer
 
-    place, on = Workspace(root=workspace, plan_name=plan_name), pick_device(device)
+    on = pick_device(device)
     the_plan, folder = read_plan(place), place.fold_folder(stage, fold)
     training_ids, validation_ids = read_fold(place, fold)
     training = open_cases(place, stage, the_plan, training_ids)
@@ -195,7 +210,13 @@ def train(
         task = kidney_task(the_plan, training, validation)
     else:
         predict_region = partial(region_tumor, plan=the_plan.tumor, device=on)
-        task = tumor_task(the_plan, training, validation, predict_region)
+        predicted = PredictedRegions(
+            training=predicted_regions(place, the_plan, training_ids),
+            validation=predicted_regions(place, the_plan, validation_ids),
+        )
+        cases = len({region.case_id for region in predicted.training})
+        console.info(f"kidneys predicted out of fold: {cases} of {len(training_ids)} cases")
+        task = tumor_task(the_plan, training, validation, predict_region, predicted)
     key = training_key(the_plan, stage)
     with only_training_in(folder):
         if restart and folder.exists():
@@ -273,19 +294,24 @@ def predict(
     return _status(failures)
 
 
-def evaluate(*, references: Path, predictions: Path, output: Path | None, jobs: int | None) -> int:
-    """Official KiTS19 and KiTS21/23 scores of predictions."""
-    from kitspipe.dataset.cases import find_masks
-    from kitspipe.evaluation import evaluate as scoring
-    from kitspipe.planning.plan import Labels
+def evaluate(
+    *,
+    references: Path,
+    predictions: Path,
+    output: Path | None,
+    jobs: int | None,
+    against: Path | None = None,
+) -> int:
+    """Scores as the challenges have them, tumors found and made up; two sets compared."""
+    from kitspipe.evaluation.evaluate_folders import evaluate_folders
 
-    evaluation = scoring.evaluate(
-        find_masks(references), find_masks(predictions), Labels(cyst=3), jobs
-    )
-    csv, summary = scoring.write(evaluation, output or predictions)
-    console.table(*scoring.as_table(evaluation))
-    console.summary("evaluate", [("scores", csv), ("summary", summary)])
-    return _status(evaluation.failures)
+    done = evaluate_folders(references, predictions, output or predictions, jobs, against)
+    for table in done.tables:
+        console.info(table.title)
+        console.table(table.header, table.rows)
+        console.info("")
+    console.summary("evaluate", [(file.name, file) for file in done.files])
+    return _status(done.failures)
 
 
 def demo(

@@ -59,9 +59,18 @@ class Workspace:
         """The training arrays of a stage, a folder per case."""
         return self.root / "preprocessed" / self.plan_name / stage
 
+    @property
+    def out_of_fold_folder(self) -> Path:
+        """The tumor stage's arrays around kidneys as other folds predicted them."""
+        return self.root / "preprocessed" / self.plan_name / "tumor_out_of_fold"
+
     def fold_folder(self, stage: Stage, fold: int | Literal["all"]) -> Path:
         """Checkpoints, log, picture and validation of one fold."""
         return self.results_folder / stage / f"fold_{fold}"
+
+    def kidney_validation_file(self, fold: int) -> Path:
+        """Scores of a fold's validation cases, their kidney masks beside."""
+        return self.fold_folder("kidney", fold) / "validation" / "kidney.json"
 
 
 _MARK = ".partial."

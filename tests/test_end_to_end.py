@@ -49,9 +49,8 @@ def workspace(tmp_path_factory):
     write_document(folder / "plans" / "default.json", plan)
     steps = [
         ("plan_and_preprocess", "-d", "raw"),
-        ("train", "kidney", 0),
-        ("train", "tumor", 0),
-        ("predict", "-i", "imgs", "-o", "preds"),
+        ("train", "all"),
+        ("predict", "-i", "imgs", "-o", "preds", "-f", 0),
         ("evaluate", "-r", "imgs", "-i", "preds"),
     ]
     for command, *arguments in steps:
@@ -99,9 +98,17 @@ def test_validation_is_on_whole_cases_of_the_fold(workspace):
         assert {mask.name.removesuffix(".nii.gz") for mask in masks} == validated
 
 
+def test_tumors_are_learned_around_kidneys_that_the_other_fold_predicted(workspace):
+    splits = json.loads((workspace / "plans" / "default.splits.json").read_text())
+    for case_id in (case_id for fold in splits["folds"] for case_id in fold["train"]):
+        folder = workspace / "preprocessed" / "default" / "tumor_out_of_fold" / case_id
+        regions = json.loads((folder / "case.json").read_text())["regions"]
+        assert {region["name"] for region in regions} >= {"predicted_right", "predicted_left"}
+
+
 def test_what_is_there_is_kept(workspace):
     before = {p: p.stat().st_mtime_ns for p in (workspace / "preds").glob("*.nii.gz")}
-    done = run("predict", "-i", "imgs", "-o", "preds", cwd=workspace)
+    done = run("predict", "-i", "imgs", "-o", "preds", "-f", 0, cwd=workspace)
     assert done.returncode == 0
     assert {p: p.stat().st_mtime_ns for p in (workspace / "preds").glob("*.nii.gz")} == before
 
@@ -125,7 +132,7 @@ def test_one_bad_case_does_not_keep_the_others(workspace, tmp_path):
         ("train", ("liver", 0), "invalid choice: 'liver'"),
         ("train", ("kidney", 1, "--device", "cuda:99"), "no such device"),
         ("predict", ("-i", "nowhere", "-o", "out"), "nowhere"),
-        ("predict", ("-i", "imgs", "-o", "out", "-f", 1), "folds trained to the end: [0]"),
+        ("predict", ("-i", "imgs", "-o", "out", "-f", 2), "folds trained to the end: [0, 1]"),
         ("predict", ("-i", "imgs", "-o", "out", "-p", "none"), "run kitspipe_plan"),
         ("plan_and_preprocess", ("-d", "plans"), "plans"),
         ("evaluate", ("-r", "imgs", "-i", "plans"), "plans"),

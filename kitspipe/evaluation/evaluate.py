@@ -1,48 +1,31 @@
-"""Predictions against references: the official scores of every case, their means, files."""
+"""Predictions against references: the scores of every case, and their means."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import joblib
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from kitspipe import console, workspace
+from kitspipe.dataset.cases import Case
+from kitspipe.dataset.dataset_json import read_label_values
+from kitspipe.dataset.parallel import CaseFailure, for_each_case
 from kitspipe.errors import UserError
-from kitspipe.evaluation import metrics
+from kitspipe.evaluation import case_scores, metrics
+from kitspipe.evaluation.case_scores import METRICS, CaseScore, Metric
+from kitspipe.evaluation.intervals import Estimate, estimate
 from kitspipe.evaluation.metrics import HECScore, KiTS19Scores, KiTS23Scores
 from kitspipe.imaging import formats
+from kitspipe.imaging.values import count_labels
 from kitspipe.imaging.volume import Grid, Volume
 from kitspipe.planning.plan import Labels
 
 GEOMETRY_TOLERANCE_MM = 0.1
 """How far corners may lie apart: a quarter of KiTS's smallest pixel; headers round to less."""
-
-CSV_HEADER = "caseID,Dice_kidney,Dice_masses,Dice_tumor,SD_kidney,SD_masses,SD_tumor"
-Row = tuple[str, str, str, str]
-_NOTHING_FOUND = HECScore(dice=0.0, surface_dice=0.0)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CaseScore:
-    """One case's scores.
-
-    Args:
-        case_id: the case.
-        kits19: Dice as in KiTS19.
-        kits23: Dice and Surface Dice as in KiTS21/23.
-        failure: why the prediction could not be compared, in which case all scores are 0.
-    """
-
-    case_id: str
-    kits19: KiTS19Scores
-    kits23: KiTS23Scores
-    failure: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +47,15 @@ class Evaluation:
         """Case id and reason of all that failed, whether counted as 0 or left out."""
         counted = ((s.case_id, s.failure) for s in self.scores if s.failure is not None)
         return (*counted, *self.unscored)
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """Every metric over the cases where it is defined, with its interval, by its name."""
+        return {m.name: estimate(self.values(m), m.center) for m in METRICS}
+
+    def values(self, metric: Metric) -> list[float]:
+        """A metric of every case, in their order; NaN where undefined."""
+        return [metric.of(score) for score in self.scores]
 
     @property
     def kits19(self) -> KiTS19Scores:
@@ -88,17 +80,20 @@ def evaluate(
     predictions: Mapping[str, Path],
     labels: Labels = metrics.KITS_LABELS,
     jobs: int | None = 1,
+    *,
+    predicted_labels: Labels | None = None,
 ) -> Evaluation:
     """Scores of every case that has a reference.
 
     A prediction that is missing, can't be read, lies on another grid or has unknown labels scores
-    0 and is named with its reason; the other cases go on.
+    0 and is named with its reason; the other cases go on. Each process holds one case at a time.
 
     Args:
         references: mask file by case id.
         predictions: mask file by case id.
-        labels: which value is what, in both.
+        labels: which value is what in the references.
         jobs: processes; None one per core.
+        predicted_labels: which value is what in the predictions; None the same.
 
     Raises:
         UserError: no references, or not one prediction for them.
@@ -117,85 +112,95 @@ def evaluate(
             expected=f"masks of the references' cases: {_some(references)}",
             remedy="give the folder that kitspipe_predict wrote with -i; ids are the files' names",
         )
-    case_ids = sorted(references)
-    work = (
-        joblib.delayed(score_case)(case_id, references[case_id], predictions.get(case_id), labels)
-        for case_id in case_ids
-    )
-    processes = min(joblib.cpu_count() if jobs is None else jobs, len(case_ids))
-    done = joblib.Parallel(n_jobs=processes, return_as="generator")(work)
-    results = list(console.progress(done, len(case_ids), "evaluate"))
+    cases = [
+        Case(id=case_id, image=references[case_id], labels=predictions.get(case_id))
+        for case_id in sorted(references)
+    ]
+    work = partial(score_case, labels=labels, predicted_labels=predicted_labels or labels)
+    results = list(for_each_case(work, cases, jobs=jobs, label="evaluate"))
     return Evaluation(
         scores=tuple(result for result in results if isinstance(result, CaseScore)),
         unscored=tuple(
-            (case_id, str(result))
-            for case_id, result in zip(case_ids, results, strict=True)
-            if isinstance(result, UserError)
+            (result.case_id, str(result.error))
+            for result in results
+            if isinstance(result, CaseFailure)
         ),
         without_reference=tuple(sorted(predictions.keys() - references.keys())),
     )
 
 
-def score_case(
-    case_id: str, reference: Path, prediction: Path | None, labels: Labels
-) -> CaseScore | UserError:
-    """A case's scores; an error in the reference comes back, so that other cases go on."""
+def score_case(case: Case, *, labels: Labels, predicted_labels: Labels) -> CaseScore:
+    """A case's scores.
+
+    Args:
+        case: its image is the reference mask, its labels the predicted one.
+        labels: which value is what in the reference.
+        predicted_labels: which value is what in the prediction.
+
+    Raises:
+        UserError: the reference itself can't be read or has unknown labels.
+    """
+    expected = _read(case.image, labels)
     try:
-        expected = _read(reference, labels)
-    except UserError as error:
-        return error
-    try:
-        if prediction is None:
+        if case.labels is None:
             raise UserError(
-                case_id,
+                case.id,
                 found="no prediction",
                 expected="a mask for every reference",
                 remedy="run kitspipe_predict for this case",
             )
-        found = _read(prediction, labels)
-        _check_grid(prediction, found.grid, expected.grid)
+        found = _read(case.labels, predicted_labels)
+        _check_grid(case.labels, found.grid, expected.grid)
     except UserError as error:
-        return _failed(case_id, str(error))
-    return _scores(case_id, expected, found, labels)
+        return case_scores.failed(case.id, _bytes(expected), expected.grid, labels, str(error))
+    predicted = _renumbered(_bytes(found), predicted_labels, labels)
+    return case_scores.score(case.id, _bytes(expected), predicted, expected.grid, labels)
 
 
-def write(evaluation: Evaluation, folder: Path) -> tuple[Path, Path]:
-    """Paths of the two files written into `folder`: evaluation.csv and summary.json.
+def label_values(references: Path, predictions: Path) -> tuple[Labels, Labels]:
+    """Which value is what in two folders of masks.
 
-    evaluation.csv is the one of the official KiTS21/23 code: a line per case and their average.
-    summary.json has the KiTS19 scores too, counts, failures and all cases; undefined is null.
+    An nnU-Net `dataset.json` in a folder says so (nnU-Net copies it beside its predictions). Where
+    there is none, references have KiTS's values, and predictions those of the references.
+
+    Raises:
+        UserError: a `dataset.json` does not tell kidney and tumor.
     """
-    table, summary = folder / "evaluation.csv", folder / "summary.json"
-    workspace.write_bytes(table, _csv(evaluation).encode())
-    content = msgspec.json.format(msgspec.json.encode(_summary(evaluation)), indent=2)
-    workspace.write_bytes(summary, content + b"\n")
-    return table, summary
+    expected = _named_labels(references) or metrics.KITS_LABELS
+    return expected, _named_labels(predictions) or expected
 
 
-def as_table(evaluation: Evaluation) -> tuple[Row, list[Row]]:
-    """Column names and text rows of the mean scores, for a terminal; undefined is a dash."""
-    old, new = evaluation.kits19, evaluation.kits23
-    rows = [("KiTS19", name, _text(value), "") for name, value in _with_composite(old).items()]
-    rows += [
-        ("KiTS21/23", name.replace("_", " "), _text(hec.dice), _text(hec.surface_dice))
-        for name, hec in (
-            ("kidney_and_mass", new.kidney_and_mass),
-            ("mass", new.mass),
-            ("tumor", new.tumor),
-        )
-    ]
-    return ("scores of", "class", "Dice", "Surface Dice"), rows
+def _named_labels(folder: Path) -> Labels | None:
+    file = folder / "dataset.json"
+    if not file.is_file():
+        return None
+    labels = Labels(**read_label_values(file))
+    # KiTS19's values score the same with cysts named, and predictions may have cysts.
+    return metrics.KITS_LABELS if labels == Labels() else labels
 
 
-def _text(score: float) -> str:
-    return "-" if math.isnan(score) else f"{score:.4f}"
+def _bytes(volume: Volume) -> NDArray[np.uint8]:
+    labels: NDArray[np.uint8] = volume.array.astype(np.uint8, copy=False)
+    return labels
+
+
+def _renumbered(prediction: NDArray[np.uint8], given: Labels, wanted: Labels) -> NDArray[np.uint8]:
+    """Labels in the references' values; a cyst that these do not know is kidney there."""
+    if given == wanted:
+        return prediction
+    table = np.zeros(256, np.uint8)
+    table[[given.kidney, given.tumor]] = wanted.kidney, wanted.tumor
+    if given.cyst is not None:
+        table[given.cyst] = wanted.kidney if wanted.cyst is None else wanted.cyst
+    renumbered: NDArray[np.uint8] = table[prediction]
+    return renumbered
 
 
 def _read(path: Path, labels: Labels) -> Volume:
     volume, _ = formats.read_labels(path)
-    known = sum(np.count_nonzero(volume.array == value) for value in labels.values)
-    if known != np.count_nonzero(volume.array):
-        strange = sorted(set(np.unique(volume.array).tolist()) - {0, *labels.values})
+    present = np.flatnonzero(count_labels(volume.array)).tolist()
+    strange = sorted(set(present) - {0, *labels.values})
+    if strange:
         raise UserError(
             path,
             found=f"label values {strange}",
@@ -224,29 +229,6 @@ def _describe(grid: Grid) -> str:
     return f"{grid.shape} voxels of ({spacing}) mm at ({origin}), axes ({axes})"
 
 
-def _scores(case_id: str, reference: Volume, prediction: Volume, labels: Labels) -> CaseScore:
-    expected: NDArray[np.uint8] = reference.array.astype(np.uint8, copy=False)
-    found: NDArray[np.uint8] = prediction.array.astype(np.uint8, copy=False)
-    return CaseScore(
-        case_id=case_id,
-        kits19=metrics.kits19_scores(expected, found, labels),
-        kits23=metrics.kits23_scores(
-            expected, found, spacing=reference.grid.spacing, labels=labels
-        ),
-    )
-
-
-def _failed(case_id: str, reason: str) -> CaseScore:
-    return CaseScore(
-        case_id=case_id,
-        kits19=KiTS19Scores(kidney=0.0, tumor=0.0),
-        kits23=KiTS23Scores(
-            kidney_and_mass=_NOTHING_FOUND, mass=_NOTHING_FOUND, tumor=_NOTHING_FOUND
-        ),
-        failure=reason,
-    )
-
-
 def _mean(values: Iterable[float]) -> float:
     defined = [value for value in values if not math.isnan(value)]
     return math.fsum(defined) / len(defined) if defined else math.nan
@@ -258,45 +240,6 @@ def _mean_hec(scores: Iterable[HECScore]) -> HECScore:
         dice=_mean(case.dice for case in cases),
         surface_dice=_mean(case.surface_dice for case in cases),
     )
-
-
-def _csv(evaluation: Evaluation) -> str:
-    rows = [(score.case_id, score.kits23) for score in evaluation.scores]
-    rows.append(("average", evaluation.kits23))
-    return "\n".join([CSV_HEADER, *(_csv_row(name, scores) for name, scores in rows), ""])
-
-
-def _csv_row(name: str, scores: KiTS23Scores) -> str:
-    classes = (scores.kidney_and_mass, scores.mass, scores.tumor)
-    numbers = [hec.dice for hec in classes] + [hec.surface_dice for hec in classes]
-    return ",".join([name, *(f"{number:0.8f}" for number in numbers)])
-
-
-def _summary(evaluation: Evaluation) -> dict[str, object]:
-    undefined = sum(math.isnan(score.kits19.composite) for score in evaluation.scores)
-    return {
-        "kits19": _with_composite(evaluation.kits19),
-        "kits23": asdict(evaluation.kits23),
-        "counts": {
-            "scored": len(evaluation.scores),
-            "failed": len(evaluation.failures),
-            "undefined_in_kits19": undefined,
-            "without_reference": len(evaluation.without_reference),
-        },
-        "failures": dict(evaluation.failures),
-        "without_reference": evaluation.without_reference,
-        "cases": {
-            score.case_id: {
-                "kits19": _with_composite(score.kits19),
-                "kits23": asdict(score.kits23),
-            }
-            for score in evaluation.scores
-        },
-    }
-
-
-def _with_composite(scores: KiTS19Scores) -> dict[str, float]:
-    return {**asdict(scores), "composite": scores.composite}
 
 
 def _some(ids: Iterable[str], most: int = 3) -> str:

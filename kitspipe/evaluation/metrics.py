@@ -1,6 +1,6 @@
-"""Dice, Surface Dice, and the official scores of KiTS19 and of KiTS21/23.
+"""Dice and the official scores of KiTS19 and of KiTS21/23.
 
-Arrays are (Z, Y, X). Neither score depends on the order or direction of the axes, so that label
+Arrays are (Z, Y, X). No score depends on the order or direction of the axes, so that label
 maps turned to LPS score as the files themselves do.
 """
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from surface_distance import lookup_tables
 
+from kitspipe.evaluation import distances
 from kitspipe.imaging.volume import Box, Triple
 from kitspipe.planning.plan import Labels
 
@@ -70,48 +70,11 @@ def dice(a: Mask, b: Mask) -> float:
     Raises:
         ValueError: shapes differ.
     """
-    _check_shapes(a, b)
+    distances.check_shapes(a, b)
     total = np.count_nonzero(a) + np.count_nonzero(b)
     if total == 0:
         return math.nan
     return float(2 * np.count_nonzero(a & b) / total)
-
-
-def surface_dice(a: Mask, b: Mask, *, spacing: Triple, tolerance_mm: float) -> float:
-    """Share of both surfaces' area that lies within a tolerance of the other surface, [0, 1].
-
-    Surface elements sit on the voxels' corners and weigh as much as the marching-cubes triangles
-    there. Equal to `compute_surface_dice_at_tolerance` of the package surface-distance, without
-    its distance maps: only corners that lie within the tolerance are looked at, which suits
-    tolerances of a few voxels.
-
-    Args:
-        a: (Z, Y, X) mask. Both masks empty: NaN; one empty: 0.
-        b: mask of the same shape.
-        spacing: mm in (Z, Y, X).
-        tolerance_mm: largest distance that counts as overlap.
-
-    Raises:
-        ValueError: shapes differ.
-
-    Source: Nikolov et al. 2018, arXiv 1809.04430; the official KiTS21 and KiTS23 evaluation.
-    """
-    _check_shapes(a, b)
-    box = Box.around(a | b)
-    if box is None:
-        return math.nan
-    if not (a.any() and b.any()):
-        return 0.0
-    areas = lookup_tables.create_table_neighbour_code_to_surface_area(spacing)
-    codes = [_corner_codes(mask[box.slices]) for mask in (a, b)]
-    borders = [(code != 0) & (code != 255) for code in codes]
-    total = overlap = 0.0
-    for own, (code, border) in enumerate(zip(codes, borders, strict=True)):
-        area = areas[code[border]]
-        near = _is_near(border, borders[1 - own], spacing=spacing, tolerance_mm=tolerance_mm)
-        total += float(area.sum())
-        overlap += float(area[near].sum())
-    return overlap / total
 
 
 def kits19_scores(
@@ -163,25 +126,42 @@ def kits23_scores(
 
     Source: evaluation/metrics.py of kits21 and kits23, whose spacing is the prediction's.
     """
-    _check_shapes(reference, prediction)
+    distances.check_shapes(reference, prediction)
     box = Box.around((reference > 0) | (prediction > 0))
     if box is not None:
         reference, prediction = reference[box.slices], prediction[box.slices]
-    values = {
+    scores = {}
+    for name, values in hec_values(labels).items():
+        a, b = union(reference, values), union(prediction, values)
+        pair = distances.SurfacePair.between(a, b, spacing=spacing, reach_mm=TOLERANCE_MM[name])
+        scores[name] = hec_score(a, b, pair, TOLERANCE_MM[name])
+    return KiTS23Scores(**scores)
+
+
+def hec_values(labels: Labels = KITS_LABELS) -> dict[str, tuple[int, ...]]:
+    """The label values of each hierarchical evaluation class."""
+    return {
         "kidney_and_mass": labels.values,
         "mass": tuple(value for value in labels.values if value != labels.kidney),
         "tumor": (labels.tumor,),
     }
-    scores = {
-        name: _hec_score(
-            union(reference, wanted),
-            union(prediction, wanted),
-            spacing=spacing,
-            tolerance_mm=TOLERANCE_MM[name],
-        )
-        for name, wanted in values.items()
-    }
-    return KiTS23Scores(**scores)
+
+
+def hec_score(
+    reference: Mask, prediction: Mask, pair: distances.SurfacePair | None, tolerance_mm: float
+) -> HECScore:
+    """Both scores of one class: 1 where both masks are empty, 0 where one is.
+
+    Args:
+        reference: (Z, Y, X) mask.
+        prediction: mask of the same shape.
+        pair: their surfaces, None where one is empty; reaches at least the tolerance.
+        tolerance_mm: the class's.
+    """
+    if pair is None:
+        both_empty = not reference.any() and not prediction.any()
+        return HECScore(dice=float(both_empty), surface_dice=float(both_empty))
+    return HECScore(dice=dice(reference, prediction), surface_dice=pair.dice(tolerance_mm))
 
 
 def union(labels: NDArray[np.uint8], values: tuple[int, ...]) -> Mask:
@@ -190,58 +170,3 @@ def union(labels: NDArray[np.uint8], values: tuple[int, ...]) -> Mask:
     for value in values:
         mask |= labels == value
     return mask
-
-
-def _hec_score(
-    reference: Mask, prediction: Mask, *, spacing: Triple, tolerance_mm: float
-) -> HECScore:
-    if not reference.any() and not prediction.any():
-        return HECScore(dice=1.0, surface_dice=1.0)
-    return HECScore(
-        dice=dice(reference, prediction),
-        surface_dice=surface_dice(
-            reference, prediction, spacing=spacing, tolerance_mm=tolerance_mm
-        ),
-    )
-
-
-def _check_shapes(a: NDArray[np.generic], b: NDArray[np.generic]) -> None:
-    if a.shape != b.shape:
-        raise ValueError(f"shapes {a.shape} and {b.shape} differ")
-
-
-def _corner_codes(mask: Mask) -> NDArray[np.uint8]:
-    """Which of the 8 voxels around each voxel corner are in the mask, a bit each.
-
-    Args:
-        mask: (Z, Y, X); outside of it is background.
-
-    Returns one more element than `mask` per axis; 0 and 255 are no surface.
-    """
-    padded = np.pad(mask.view(np.uint8), 1)
-    z, y, x = (n + 1 for n in mask.shape)
-    codes = np.zeros((z, y, x), np.uint8)
-    kernel = lookup_tables.ENCODE_NEIGHBOURHOOD_3D_KERNEL
-    for (dz, dy, dx), bit in np.ndenumerate(kernel):
-        codes |= padded[dz : dz + z, dy : dy + y, dx : dx + x] * np.uint8(bit)
-    return codes
-
-
-def _is_near(border: Mask, other: Mask, *, spacing: Triple, tolerance_mm: float) -> Mask:
-    """For each element of `border` in C order, whether `other` has one within the tolerance."""
-    reach = [int(tolerance_mm / s + 1e-9) for s in spacing]
-    padded = np.pad(other, [(r, r) for r in reach])
-    steps = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"), axis=-1)
-    distances = np.sqrt(((steps.reshape(-1, 3) * spacing) ** 2).sum(axis=1))
-    nearest_first = np.argsort(distances, kind="stable")
-    nearest_first = nearest_first[distances[nearest_first] <= tolerance_mm]
-    strides = np.array([padded.shape[1] * padded.shape[2], padded.shape[2], 1])
-    places = (np.argwhere(border) + reach) @ strides
-    near = np.zeros(len(places), bool)
-    open_ones = np.arange(len(places))
-    occupied = padded.ravel()
-    for offset in steps.reshape(-1, 3)[nearest_first] @ strides:
-        hit = occupied[places[open_ones] + offset]
-        near[open_ones[hit]] = True
-        open_ones = open_ones[~hit]
-    return near

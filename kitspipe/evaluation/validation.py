@@ -10,18 +10,20 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
-from kitspipe import console, workspace
+from kitspipe import console
 from kitspipe.dataset.cases import Case
-from kitspipe.evaluation import evaluate
+from kitspipe.evaluation import evaluate, evaluation_files
 from kitspipe.evaluation.metrics import dice
 from kitspipe.imaging.formats import read_image, read_labels, write_labels
 from kitspipe.imaging.volume import Volume
+from kitspipe.planning.document import write_document
 from kitspipe.planning.plan import Labels
+from kitspipe.planning.planner import training_key
 from kitspipe.prediction.cascade import Cascade, find_kidneys, segment, tumors_in
 from kitspipe.prediction.postprocess import merge
+from kitspipe.preprocessing.out_of_fold import KidneyValidation
 from kitspipe.preprocessing.preprocess import kidney_mask
 
 Segment = Callable[[Volume, Volume], Volume]
@@ -29,7 +31,7 @@ Segment = Callable[[Volume, Volume], Volume]
 
 
 def validate_kidney(cascade: Cascade, cases: Sequence[Case], folder: Path) -> float:
-    """Mean Dice of the whole kidney; masks and `kidney.json` (case id -> Dice) in the folder.
+    """Mean Dice of the whole kidney; masks and `kidney.json` in the folder.
 
     Args:
         cascade: with the fold's kidney network.
@@ -45,9 +47,13 @@ def validate_kidney(cascade: Cascade, cases: Sequence[Case], folder: Path) -> fl
     _predict_all(cases, folder, predict, "kidney validation")
     scores = {case.id: _kidney_dice(case, folder, values) for case in cases}
     mean = sum(scores.values()) / len(scores) if scores else math.nan
-    workspace.write_bytes(
+    write_document(
         folder / "kidney.json",
-        msgspec.json.format(msgspec.json.encode({"mean": mean, "cases": scores}), indent=2),
+        KidneyValidation(
+            training_key=training_key(cascade.plan, "kidney"),
+            mean=None if math.isnan(mean) else mean,
+            cases=scores,
+        ),
     )
     return mean
 
@@ -55,7 +61,7 @@ def validate_kidney(cascade: Cascade, cases: Sequence[Case], folder: Path) -> fl
 def validate_tumor(
     cascade: Cascade, cases: Sequence[Case], folder: Path, *, end_to_end: bool
 ) -> evaluate.Evaluation:
-    """Official scores; masks, `evaluation.csv` and `summary.json` in the folder.
+    """Scores; masks and the files of `evaluation_files` in the folder.
 
     Args:
         cascade: with the fold's networks.
@@ -78,7 +84,7 @@ def validate_tumor(
     references = {case.id: case.labels for case in cases if case.labels is not None}
     predictions = {case.id: _mask_file(folder, case) for case in cases}
     evaluation = evaluate.evaluate(references, predictions, values, jobs=1)
-    evaluate.write(evaluation, folder)
+    evaluation_files.write(evaluation, folder)
     return evaluation
 
 

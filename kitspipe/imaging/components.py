@@ -29,7 +29,8 @@ def components(mask: Mask) -> tuple[NDArray[np.int32], int]:
     # One voxel of air behind each axis: cc3d 4.1.1 raises on small crops full of specks.
     crop = np.pad(mask[box.slices], ((0, 1),) * 3)
     found = np.asarray(cc3d.connected_components(crop, connectivity=26))[:-1, :-1, :-1]
-    sizes = np.bincount(found.ravel())[1:]
+    # Counting turns what it counts to 64 bits: only the mask's voxels.
+    sizes = np.bincount(found[mask[box.slices]])[1:]
     rank = np.zeros(sizes.size + 1, np.int32)
     rank[1 + np.argsort(-sizes, kind="stable")] = np.arange(1, sizes.size + 1)
     numbered[box.slices] = rank[found]

@@ -70,6 +70,12 @@ class Convolutions:
         )
         return self._finished(convolution, outputs)
 
+    def activation(self, channels: int) -> nn.Module:
+        """The activation alone."""
+        if self._activation == "prelu":
+            return nn.PReLU(channels)
+        return nn.LeakyReLU(_LEAKY_SLOPE, inplace=True)
+
     @property
     def _has_bias(self) -> bool:
         # A norm takes a bias away again; its own shift stands in.
@@ -79,15 +85,12 @@ class Convolutions:
         layers = [convolution]
         if self._norm != "none":
             layers.append(_NORMS[self._norm, self._dimensions](channels, affine=True))
-        if self._activation == "prelu":
-            layers.append(nn.PReLU(channels))
-        else:
-            layers.append(nn.LeakyReLU(_LEAKY_SLOPE, inplace=True))
+        layers.append(self.activation(channels))
         return nn.Sequential(*layers)
 
 
 class ResidualBlock(nn.Module):
-    """A level of VNet: convolutions, what came in added, PReLU.
+    """A level of VNet: convolutions, what came in added, activation (PReLU in VNet).
 
     What comes in is projected by a 1x1 convolution where channels differ: only at the input,
     which the paper of VNet replicates (16 channels are no multiple of 5 slices).
@@ -103,7 +106,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = (
             nn.Identity() if inputs == channels else nn.Conv2d(inputs, channels, 1, bias=False)
         )
-        self.activation = nn.PReLU(channels)
+        self.activation = make.activation(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, Y, X) to (N, channels, Y, X)."""

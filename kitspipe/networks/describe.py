@@ -18,6 +18,14 @@ from kitspipe.workspace import Stage
 _NUMBERED = ("encoder", "decoder")
 
 
+def _nothing(*_shapes: object, **_options: object) -> int:
+    return 0
+
+
+_NOT_COUNTED = {torch.ops.aten.mm: _nothing}
+"""The maps' upsampling: sparse weights that are multiplied as if they were dense."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageDescription:
     """A stage's network on one patch of its plan.
@@ -68,7 +76,7 @@ def describe(plan: Plan) -> tuple[StageDescription, StageDescription]:
                 "tumor",
                 "tumor: 2.5D multi-scale V-Net",
                 VNet25D(tumor.network),
-                torch.empty(1, tumor.slab_depth, *tumor.patch_size),
+                torch.empty(1, tumor.network.inputs, *tumor.patch_size),
             ),
         )
 
@@ -82,7 +90,7 @@ def _describe(stage: Stage, title: str, network: nn.Module, patch: Tensor) -> St
     for group in _NUMBERED:
         for number, level in enumerate(network.get_submodule(group).children(), start=1):
             level.register_forward_hook(record(f"{group} {number}"))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False, custom_mapping=_NOT_COUNTED) as counter, torch.no_grad():
         output = network(patch)
     logits = output if isinstance(output, list) else [output]
     shapes += [(f"logits {n}", tuple(level.shape)) for n, level in enumerate(logits, start=1)]

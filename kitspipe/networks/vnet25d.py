@@ -43,10 +43,10 @@ class VNet25D(nn.Module):
     def __init__(self, config: VNet25DConfig) -> None:
         super().__init__()
         self.config = config
-        make = Convolutions(2, config.norm, "prelu")
+        make = Convolutions(2, config.norm, config.activation)
         widths, counts = config.channels, config.convolutions_per_level
         kernel = config.kernel_size
-        inputs = (config.slab_depth, *widths[1:])
+        inputs = (config.inputs, *widths[1:])
         bottom = len(widths) - 1
 
         self.encoder = nn.ModuleList(
@@ -75,7 +75,8 @@ class VNet25D(nn.Module):
         """Logits of the middle slice.
 
         Args:
-            slab: (N, S, Y, X) float; Y and X divisible by 2 ** (levels - 1).
+            slab: (N, S, Y, X) float, the mask channel last where the plan has it; Y and X divisible
+                by 2 ** (levels - 1).
 
         Returns:
             (N, K, Y, X): tumor, then cyst where the plan has it.
@@ -107,7 +108,7 @@ class VNet25D(nn.Module):
         nn.init.constant_(self.head.bias, -math.log((1 - prior) / prior))  # type: ignore[arg-type]
 
     def _check(self, slab: Tensor) -> None:
-        depth, divisor = self.config.slab_depth, self.config.divisor
+        depth, divisor = self.config.inputs, self.config.divisor
         if slab.shape[1] != depth or any(size % divisor for size in slab.shape[2:]):
             raise ValueError(
                 f"slab of shape {tuple(slab.shape)} is not (N, {depth}, Y, X) with Y and X "
@@ -120,7 +121,7 @@ class _Arrival(nn.Module):
 
     def __init__(self, config: VNet25DConfig, channels: int, make: Convolutions) -> None:
         super().__init__()
-        self.of_slab = make.same(config.slab_depth, channels, 3) if config.multi_scale else None
+        self.of_slab = make.same(config.inputs, channels, 3) if config.multi_scale else None
         self.fuse = make.same(2 * channels, channels, 1) if config.multi_scale else None
         self.excitation = SqueezeExcitation(channels) if config.squeeze_excitation else None
 

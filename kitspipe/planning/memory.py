@@ -115,8 +115,8 @@ class _Tally:
     def residual_block(self, inputs: int, width: int, kernel: int, count: int, voxels: int) -> None:
         """`ResidualBlock`, what comes in counted before."""
         self.series(inputs, width, kernel, count, voxels)
-        self.parameters += width + (inputs != width) * inputs * width
-        self.kept += 2 * width * voxels  # the sum, and its activation
+        self.parameters += self._prelu * width + (inputs != width) * inputs * width
+        self.kept += (1 + self._prelu) * width * voxels  # the sum, and its activation
 
 
 def _kidney_tally(config: ResUNet3DConfig, patch_size: tuple[int, int, int]) -> _Tally:
@@ -151,12 +151,12 @@ def _kidney_tally(config: ResUNet3DConfig, patch_size: tuple[int, int, int]) -> 
 
 
 def _tumor_tally(config: VNet25DConfig, patch_size: tuple[int, int]) -> _Tally:
-    tally = _Tally(config.norm, "prelu")
+    tally = _Tally(config.norm, config.activation)
     widths, counts = config.channels, config.convolutions_per_level
     kernel = config.kernel_size**2
     pixels = [math.prod(patch_size) // 4**k for k in range(config.levels)]
-    tally.kept += config.slab_depth * pixels[0]
-    tally.residual_block(config.slab_depth, widths[0], kernel, counts[0], pixels[0])
+    tally.kept += config.inputs * pixels[0]
+    tally.residual_block(config.inputs, widths[0], kernel, counts[0], pixels[0])
     for k in range(1, config.levels):
         _count_arrival(tally, config, k, pixels[k])
         tally.residual_block(widths[k], widths[k], kernel, counts[k], pixels[k])
@@ -183,9 +183,9 @@ def _count_arrival(tally: _Tally, config: VNet25DConfig, level: int, pixels: int
     above, width = config.channels[level - 1], config.channels[level]
     tally.finished(above, width, 2**2, pixels, goes_on=not config.multi_scale)
     if config.multi_scale:
-        tally.finished(config.slab_depth, width, 3**2, pixels, goes_on=False)
+        tally.finished(config.inputs, width, 3**2, pixels, goes_on=False)
         tally.finished(2 * width, width, 1, pixels)
-        tally.kept += (config.slab_depth + 2 * width) * pixels
+        tally.kept += (config.inputs + 2 * width) * pixels
     if config.squeeze_excitation:
         hidden = max(_SE_FLOOR, width // _SE_RATIO)
         tally.parameters += 2 * width * hidden + hidden + width

@@ -75,7 +75,11 @@ class ResUNet3DConfig(Document, frozen=True, kw_only=True):
 
 
 class VNet25DConfig(Document, frozen=True, kw_only=True):
-    """The tumor network (paper 3.2): a slab of slices in, logits of the middle slice out."""
+    """The tumor network (paper 3.2): a slab of slices in, logits of the middle slice out.
+
+    With `mask_channel` it sees the CT as it is and, as one channel more, the distance to the kidney
+    mask's border in the middle slice; without, HU inside the dilated mask only (paper 3.1).
+    """
 
     slab_depth: Count
     levels: Annotated[int, Meta(ge=2, le=7)]
@@ -83,11 +87,13 @@ class VNet25DConfig(Document, frozen=True, kw_only=True):
     convolutions_per_level: tuple[Count, ...]
     kernel_size: Count
     norm: Norm
+    activation: Activation
     classes: Annotated[int, Meta(ge=1, le=2)]
     multi_scale: bool
     squeeze_excitation: bool
     attention_gates: bool
     dilated_bottom: bool
+    mask_channel: bool
 
     def __post_init__(self) -> None:
         _check_length("channels", self.channels, self.levels)
@@ -101,6 +107,11 @@ class VNet25DConfig(Document, frozen=True, kw_only=True):
     def divisor(self) -> int:
         """What both axes of a patch must be divisible by."""
         return int(2 ** (self.levels - 1))
+
+    @property
+    def inputs(self) -> int:
+        """Channels that go in."""
+        return self.slab_depth + self.mask_channel
 
 
 class KidneyLossConfig(Document, frozen=True, kw_only=True):
@@ -151,7 +162,9 @@ class TumorSampling(Document, frozen=True, kw_only=True):
     where the model last found false tumors or where a cyst lies, the rest from any slice with
     kidney. Hard cases: from `hard_case_warmup` (share of all epochs) on, cases are re-weighed each
     `hard_case_every` (share of all epochs) to 1 + `hard_case_strength` x rank of their difficulty.
-    `jittered_mask_share` of the slabs see a mask shifted in its border by up to `mask_jitter_mm`.
+    `out_of_fold_share` of the slabs see kidneys, true and false ones, as networks of other folds
+    predicted them, as far as those are trained; the rest the reference's, `jittered_mask_share` of
+    them shifted in their border by up to `mask_jitter_mm`.
     """
 
     positive_share: Share
@@ -159,6 +172,7 @@ class TumorSampling(Document, frozen=True, kw_only=True):
     hard_case_warmup: Share
     hard_case_every: Annotated[float, Meta(gt=0, le=1)]
     hard_case_strength: NonNegative
+    out_of_fold_share: Share
     jittered_mask_share: Share
     mask_jitter_mm: NonNegative
 
@@ -231,7 +245,8 @@ class TumorPlan(Document, frozen=True, kw_only=True):
     """Stage 2: tumors (and cysts, where they are labelled) inside the kidney mask.
 
     `roi_margin_mm` None keeps whole slices, as the paper does. The network sees HU inside the mask
-    dilated by `mask_dilation_mm` and the window's low end outside.
+    dilated by `mask_dilation_mm` and the window's low end outside, or, with `network.mask_channel`,
+    all HU; tumors are looked for inside the dilated mask only.
     """
 
     target_spacing_mm: tuple[AxisSpacing, AxisSpacing, AxisSpacing]

@@ -215,6 +215,15 @@ def read_fold(
     return splits.folds[fold].train, splits.folds[fold].validation
 
 
+def count_folds(place: Workspace) -> int:
+    """How many folds there are.
+
+    Raises:
+        UserError: no splits.
+    """
+    return len(read_document(place.splits_file, Splits, made_by="kitspipe_plan").folds)
+
+
 def training_key(plan: Plan, stage: Stage) -> str:
     """Hash of all plan values that a trained network depends on."""
     plan = as_read(plan)

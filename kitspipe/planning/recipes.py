@@ -67,6 +67,7 @@ def tumor_sampling(size: Size) -> Choice[TumorSampling]:
             # Each time costs a pass over all training cases.
             hard_case_every=0.1 if size == "standard" else 0.3,
             hard_case_strength=2.0,
+            out_of_fold_share=0.5,
             jittered_mask_share=0.5,
             mask_jitter_mm=4.0,
         ),

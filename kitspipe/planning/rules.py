@@ -158,16 +158,19 @@ def tumor_network(depth: int, classes: int, size: Size) -> Choice[VNet25DConfig]
             convolutions_per_level=tuple(min(level + 1, 2) for level in range(len(channels))),
             kernel_size=3,
             norm="batch",
+            activation="leaky_relu",
             classes=classes,
             multi_scale=True,
             squeeze_excitation=True,
             attention_gates=True,
             dilated_bottom=True,
+            mask_channel=True,
         ),
         "multi-scale input, squeeze-and-excitation, attention gates and dilated bottom as in paper "
         "3.2; kernels of 3 instead of V-Net's 5, a third of the work, as the dilated bottom sees "
-        "far; a class for cysts where they are labelled; batch norm, as most of a masked slab is "
-        "blank and statistics of a single one say little",
+        "far; leaky ReLU, a fifth of PReLU's time on a CPU; a class for cysts where they are "
+        "labelled; batch norm, as statistics of a single slab say little; the mask as a channel "
+        "beside the CT, as what lies around a kidney tells a tumor from bowel",
     )
 
 

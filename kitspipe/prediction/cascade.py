@@ -31,7 +31,12 @@ from kitspipe.prediction.effort import PLAIN, Effort
 from kitspipe.prediction.kidney_mask import Kidneys, kidneys_on_scan
 from kitspipe.prediction.kidneys import KidneyStage, flips
 from kitspipe.prediction.postprocess import clean_tumors, merge
-from kitspipe.preprocessing.intensity import background_value, normalize_masked
+from kitspipe.preprocessing.intensity import (
+    FAR_OUTSIDE,
+    background_value,
+    border_channel,
+    tumor_view,
+)
 from kitspipe.preprocessing.preprocess import CYST_CLASS, TUMOR_CLASS, target_grid
 from kitspipe.preprocessing.rois import KidneyRoi, clean_kidneys, kidney_rois
 from kitspipe.preprocessing.store import TrainingCase
@@ -221,11 +226,10 @@ def tumor_probability(
 
     Source: paper 3.1, 3.5.
     """
-    mask = distance_mm <= plan.mask_dilation_mm
+    seen, mask = tumor_view(hu, distance_mm, plan)
     slices, height, width = hu.shape
-    image, top, left = _centered(
-        normalize_masked(hu, mask, plan.hu_window), plan, background_value(plan.hu_window)
-    )
+    image, top, left = _centered(seen, plan, background_value(plan.hu_window))
+    border, _, _ = _centered(border_channel(distance_mm), plan, FAR_OUTSIDE)
     probability = np.zeros((plan.network.classes, *hu.shape), np.float32)
     wanted = np.flatnonzero(mask.any(axis=(1, 2)) & (True if asked is None else asked))
     looked_at = _every(wanted, effort.tumor_step)
@@ -235,6 +239,8 @@ def tumor_probability(
     for first in range(0, len(looked_at), at_once):
         middles = looked_at[first : first + at_once]
         slabs = image[np.clip(middles[:, None] + reach, 0, slices - 1)]
+        if plan.network.mask_channel:
+            slabs = np.concatenate([slabs, border[middles][:, None]], axis=1)
         mean = _mean_probability(networks, torch.from_numpy(slabs).to(device), turned)
         inside = mean[..., top : top + height, left : left + width]
         probability[:, middles] = inside.transpose(1, 0, 2, 3) * mask[middles]
@@ -307,7 +313,7 @@ def _boxes_of(kidneys: Kidneys, rois: Sequence[KidneyRoi]) -> list[Box]:
 
 
 def _centered(
-    image: NDArray[np.float32], plan: TumorPlan, fill: float
+    image: NDArray[np.float32], plan: TumorPlan, fill: float | np.float32
 ) -> tuple[NDArray[np.float32], int, int]:
     """A region in the middle of a patch as training shows it, and its first row and column there.
 

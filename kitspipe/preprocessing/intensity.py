@@ -8,7 +8,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from kitspipe.planning.plan import HUWindow
+from kitspipe.planning.plan import HUWindow, TumorPlan
+
+_BORDER_REACH_MM = 10.0
+"""How far from the kidney's border its distance is told apart: about the widest dilation."""
+
+FAR_OUTSIDE = np.float32(1.0)
+"""The border channel's value far from the kidney."""
 
 
 def normalize(hu: NDArray[np.int16], window: HUWindow) -> NDArray[np.float32]:
@@ -45,6 +51,36 @@ def normalize_masked(
     if window.per_slice:
         hu = _shift_slices(hu, mask, window.center_hu)
     return np.where(mask, normalize(hu, window), np.float32(background_value(window)))
+
+
+def tumor_view(
+    hu: NDArray[np.int16], distance_mm: NDArray[np.float32], plan: TumorPlan
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """What the tumor stage sees of the CT, and the mask inside which it looks for tumors.
+
+    Args:
+        hu: (Z, Y, X) HU.
+        distance_mm: (Z, Y, X) to the kidney mask's border, negative inside.
+        plan: the tumor stage's plan.
+
+    Returns:
+        (Z, Y, X) float32, blank outside the mask where the plan multiplies it in, and the dilated
+        mask (Z, Y, X).
+    """
+    mask = distance_mm <= plan.mask_dilation_mm
+    if plan.network.mask_channel:
+        return normalize(hu, plan.hu_window), mask
+    return normalize_masked(hu, mask, plan.hu_window), mask
+
+
+def border_channel(distance_mm: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Distance to the kidney's border as a network input: -1 deep inside, 1 far outside.
+
+    Args:
+        distance_mm: any shape, negative inside.
+    """
+    channel: NDArray[np.float32] = np.clip(distance_mm / np.float32(_BORDER_REACH_MM), -1, 1)
+    return channel
 
 
 def background_value(window: HUWindow) -> float:

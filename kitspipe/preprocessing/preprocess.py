@@ -117,24 +117,44 @@ def preprocess_case(case: Case, plan: Plan, workspace: Workspace) -> Preprocesse
             if stage == "kidney"
             else tumor_arrays(image, labels, plan)
         )
-        record = CaseRecord(
-            case_id=case.id,
-            key=keys[stage],
-            image_sha256=hashes[0],
-            labels_sha256=hashes[1],
-            image=str(case.image.resolve()),
-            labels=str(case.labels.resolve()),
-            regions=tuple(
-                RegionRecord(
-                    name=region.name,
-                    grid=GridRecord.of(region.grid),
-                    refinement=region.refinement,
-                )
-                for region in regions
-            ),
-        )
-        write_case(folders[stage], record, regions)
+        store_case(case, hashes, folders[stage], keys[stage], regions)
     return Preprocessed(case_id=case.id, made=missing)
+
+
+def store_case(
+    case: Case,
+    hashes: tuple[str, str],
+    folder: Path,
+    key: str,
+    regions: Sequence[RegionArrays],
+) -> None:
+    """Write a case's regions with the record of what they were made from.
+
+    Args:
+        case: with its mask.
+        hashes: of the scan's file and of the mask's.
+        folder: takes the place of what is there under another key.
+        key: hash of all that the arrays depend on.
+        regions: may be none.
+    """
+    assert case.labels is not None
+    record = CaseRecord(
+        case_id=case.id,
+        key=key,
+        image_sha256=hashes[0],
+        labels_sha256=hashes[1],
+        image=str(case.image.resolve()),
+        labels=str(case.labels.resolve()),
+        regions=tuple(
+            RegionRecord(
+                name=region.name,
+                grid=GridRecord.of(region.grid),
+                refinement=region.refinement,
+            )
+            for region in regions
+        ),
+    )
+    write_case(folder, record, regions)
 
 
 def _refuse_unfit(
@@ -156,7 +176,8 @@ def _refuse_unfit(
             found=f"label {', '.join(map(str, unknown))}"
             if unknown
             else "no voxel of kidney, tumor or cyst",
-            expected=f"at least one kidney, with the labels of the plan: {', '.join(map(str, values.values))}",
+            expected="at least one kidney, with the labels of the plan: "
+            + ", ".join(map(str, values.values)),
             remedy="run kitspipe_check, then mend the mask or take the case out; after a change of "
             "what labels mean, plan anew with --replan",
         )
@@ -240,20 +261,23 @@ def kidney_arrays(image: Volume, labels: Volume, plan: Plan) -> RegionArrays:
     )
 
 
-def tumor_arrays(image: Volume, labels: Volume, plan: Plan) -> list[RegionArrays]:
+def tumor_arrays(
+    image: Volume, labels: Volume, plan: Plan, predicted: NDArray[np.bool_] | None = None
+) -> list[RegionArrays]:
     """One region per kidney on the tumor stage's grid: unmasked CT, distance, target.
 
     Args:
         image: int16 HU.
         labels: uint8 on the same grid.
         plan: the plan.
+        predicted: (Z, Y, X), kidneys in place of the labelled ones; the target stays.
 
     Returns:
-        A list, empty where no kidney is labelled.
+        A list, empty where there is no kidney.
 
     Source: paper 3.1.
     """
-    kidney = kidney_mask(labels, plan.labels)
+    kidney = kidney_mask(labels, plan.labels) if predicted is None else predicted
     _, kidneys = clean_kidneys(kidney, labels.grid, plan.kidney.minimal_kidney_ml)
     regions = []
     for roi in kidney_rois(kidneys, labels.grid, plan.tumor.roi_margin_mm):
@@ -263,9 +287,13 @@ def tumor_arrays(image: Volume, labels: Volume, plan: Plan) -> list[RegionArrays
             Volume(array=_tumor_target(crop.array, plan.labels), grid=crop.grid), grid
         ).array.astype(np.uint8)
         inside = classes > 0
+        if predicted is not None:
+            there = Volume(array=kidney[roi.box.slices].view(np.uint8), grid=crop.grid)
+            inside = resample_labels(there, grid).array.astype(bool)
         regions.append(
             RegionArrays(
-                name=roi.name,
+                # Beside the regions of the same case's reference kidneys.
+                name=roi.name if predicted is None else f"predicted_{roi.name}",
                 grid=grid,
                 image=resample_image(image.crop(roi.box), grid).array.astype(np.int16),
                 target=np.where(classes == _KIDNEY_CLASS, 0, classes).astype(np.uint8),

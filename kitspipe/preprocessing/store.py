@@ -8,6 +8,7 @@ Arrays are (Z, Y, X).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,7 @@ class TrainingCase:
     Args:
         case_id: the scan; several regions of a scan share it.
         region: the region's name.
+        key: hash of all that the arrays depend on.
         folder: where its arrays lie.
         grid: of the image.
         refinement: target voxels per image voxel and axis.
@@ -119,6 +121,7 @@ class TrainingCase:
 
     case_id: str
     region: str
+    key: str
     folder: Path
     grid: Grid
     refinement: tuple[int, int, int]
@@ -154,7 +157,7 @@ class TrainingCase:
         return Box(start=(0, 0, 0), stop=self.grid.shape)
 
 
-def write_case(folder: Path, record: CaseRecord, regions: list[RegionArrays]) -> None:
+def write_case(folder: Path, record: CaseRecord, regions: Sequence[RegionArrays]) -> None:
     """Write a case's folder beside and rename it; one that another command wrote is kept.
 
     Raises:
@@ -202,6 +205,7 @@ def open_regions(folder: Path, record: CaseRecord) -> list[TrainingCase]:
                 TrainingCase(
                     case_id=record.case_id,
                     region=region.name,
+                    key=record.key,
                     folder=folder / region.name,
                     grid=region.grid.grid,
                     refinement=region.refinement,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kitspipe.imaging.volume import Box
 from kitspipe.planning.plan import KidneyPlan, TumorPlan
-from kitspipe.preprocessing.intensity import normalize, normalize_masked
+from kitspipe.preprocessing.intensity import border_channel, normalize, tumor_view
 from kitspipe.preprocessing.store import TrainingCase
 from kitspipe.training.changes import change_of
 from kitspipe.training.random_keys import Purpose
@@ -42,22 +42,26 @@ def kidney_patch(case: TrainingCase, request: PatchRequest, plan: KidneyPlan) ->
 
 
 def tumor_slab(case: TrainingCase, request: PatchRequest, plan: TumorPlan) -> Arrays:
-    """A slab of the masked CT, the target of its middle slice, and the mask.
+    """A slab as the tumor stage sees it, the target of its middle slice, and the mask.
 
     Slices beyond the region's ends repeat the last one, as in prediction.
 
     Returns:
-        `data` (S, Y, X) float32, `seg` (Y, X) uint8, `mask` (S, Y, X) bool, all over the box that
-        the change needs, and `change`.
+        `data` (S, Y, X) float32, with the border channel (S + 1, Y, X), `seg` (Y, X) uint8, `mask`
+        as `data`, False in the border channel, all over the box that the change needs, and
+        `change`.
     """
     change = change_of(request.parameters, request.box, case.grid.shape)
     wanted, slices = change.read, case.grid.shape[0]
     inside = np.clip(np.arange(wanted.start[0], wanted.stop[0]), 0, slices - 1)
     read = _slices(wanted, inside[0], inside[-1])
     take = inside - inside[0]
-    border_mm = plan.mask_dilation_mm + _wandering(request, wanted.shape)
-    mask = case.read_distance_mm(read)[take] <= border_mm
-    image = normalize_masked(case.read_image(read)[take], mask, plan.hu_window)
+    distance_mm = case.read_distance_mm(read)[take] - _wandering(request, wanted.shape)
+    image, mask = tumor_view(case.read_image(read)[take], distance_mm, plan)
+    if plan.network.mask_channel:
+        border = border_channel(distance_mm[len(inside) // 2])[None]
+        image = np.concatenate([image, border])
+        mask = np.concatenate([mask, np.zeros(border.shape, bool)])
     middle = inside[len(inside) // 2]
     target = case.read_target(_slices(wanted, middle, middle))[0]
     return {"data": image, "seg": target, "mask": mask, "change": change}
@@ -77,13 +81,13 @@ def _in_scan(box: Box, case: TrainingCase) -> NDArray[np.bool_]:
     return inside
 
 
-def _wandering(request: PatchRequest, shape: tuple[int, int, int]) -> NDArray[Any] | float:
+def _wandering(request: PatchRequest, shape: tuple[int, int, int]) -> NDArray[np.float32]:
     """A smooth random field (1, Y, X) in mm, up to `mask_jitter_mm` either way."""
     if request.mask_jitter_mm == 0:
-        return 0.0
+        return np.zeros((1, 1, 1), np.float32)
     rng = request.key.stream(Purpose.MASK)
     knots = rng.uniform(-1, 1, (_JITTER_KNOTS, _JITTER_KNOTS)).astype(np.float32)
-    field = _spread(shape[1]) @ knots @ _spread(shape[2]).T
+    field: NDArray[np.float32] = _spread(shape[1]) @ knots @ _spread(shape[2]).T
     wandering: NDArray[np.float32] = field[None] * np.float32(request.mask_jitter_mm)
     return wandering
 

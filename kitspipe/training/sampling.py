@@ -8,6 +8,7 @@ reach outside.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kitspipe.errors import UserError
 from kitspipe.imaging.volume import Box
 from kitspipe.planning.plan import KidneyPlan, Schedule, TumorPlan
 from kitspipe.preprocessing.store import TrainingCase
@@ -95,11 +97,16 @@ class KidneySampler:
         return PatchRequest(region=region, box=box, key=key)
 
     def state(self) -> dict[str, Any]:
-        """Nothing changes while training."""
-        return {}
+        """Nothing but the arrays that are trained on, which must stay the same."""
+        return {"arrays": _digest(self.cases)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
+        """Go on as the sampler whose `state` this is.
+
+        Raises:
+            UserError: that one drew from other arrays.
+        """
+        _require_same_arrays(state, self.cases)
 
     def _box(self, case: TrainingCase, rng: np.random.Generator) -> Box:
         points = case.points["kidney"]
@@ -136,18 +143,33 @@ class KidneySampler:
 class TumorSampler:
     """Slabs of kidney regions: tumors, hard places and the rest in the plan's shares.
 
-    Cases are drawn with weights that `update` sets from the model's own errors on them.
+    Cases are drawn with weights that `update` sets from the model's own errors on them. A share of
+    the slabs comes from regions around predicted kidneys, for cases that have such.
+
+    Args:
+        cases: regions around reference kidneys.
+        plan: the tumor stage's plan.
+        seed: the plan's.
+        predicted: regions around kidneys that networks of other folds predicted in these cases.
 
     Source: paper 3.4, which gives no algorithm; rank weights and shares as docs/plan.md says.
     """
 
-    def __init__(self, cases: Sequence[TrainingCase], plan: TumorPlan, seed: int) -> None:
-        self.cases = tuple(cases)
+    def __init__(
+        self,
+        cases: Sequence[TrainingCase],
+        plan: TumorPlan,
+        seed: int,
+        predicted: Sequence[TrainingCase] = (),
+    ) -> None:
+        self.cases = (*cases, *predicted)
         self._plan = plan
         self._seed = seed
         self._of_case: dict[str, list[int]] = {}
+        self._predicted_of_case: dict[str, list[int]] = {}
         for index, case in enumerate(self.cases):
-            self._of_case.setdefault(case.case_id, []).append(index)
+            regions = self._of_case if index < len(cases) else self._predicted_of_case
+            regions.setdefault(case.case_id, []).append(index)
         self._ids = tuple(self._of_case)
         self.weights = dict.fromkeys(self._ids, 1.0)
         self._false_points: dict[str, NDArray[np.int32]] = {}
@@ -158,7 +180,10 @@ class TumorSampler:
         rng = key.stream(Purpose.PLACE)
         weights = np.array([self.weights[case_id] for case_id in self._ids])
         case_id = self._ids[rng.choice(len(self._ids), p=weights / weights.sum())]
-        region, points = self._points(case_id, rng)
+        of_others = self._predicted_of_case.get(case_id, [])
+        is_predicted = rng.random() < self._plan.sampling.out_of_fold_share and bool(of_others)
+        regions = of_others if is_predicted else self._of_case[case_id]
+        region, points = self._points(regions, rng)
         center = points[rng.integers(len(points))]
         size = (self._plan.slab_depth, *self._plan.patch_size)
         shape = self.cases[region].grid.shape
@@ -170,7 +195,7 @@ class TumorSampler:
             region=region,
             box=_box_at(starts, size),
             key=key,
-            mask_jitter_mm=self._mask_jitter_mm(rng),
+            mask_jitter_mm=0.0 if is_predicted else self._mask_jitter_mm(rng),
         )
 
     def update(self, difficulties: Sequence[CaseDifficulty]) -> None:
@@ -188,22 +213,29 @@ class TumorSampler:
     def state(self) -> dict[str, Any]:
         """What `restore` needs, as JSON."""
         return {
+            "arrays": _digest(self.cases),
             "weights": self.weights,
             "false_points": {name: p.tolist() for name, p in self._false_points.items()},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on as the sampler whose `state` this is."""
+        """Go on as the sampler whose `state` this is.
+
+        Raises:
+            UserError: that one drew from other arrays.
+        """
+        _require_same_arrays(state, self.cases)
         self.weights = {case_id: float(state["weights"].get(case_id, 1.0)) for case_id in self._ids}
         self._false_points = {
             name: np.asarray(points, np.int32).reshape(-1, 3)
             for name, points in state["false_points"].items()
         }
 
-    def _points(self, case_id: str, rng: np.random.Generator) -> tuple[int, NDArray[np.int32]]:
-        """A region of the case and the voxels one of which the slab is drawn around."""
+    def _points(
+        self, regions: Sequence[int], rng: np.random.Generator
+    ) -> tuple[int, NDArray[np.int32]]:
+        """One of a case's regions and the voxels one of which the slab is drawn around."""
         sampling, kind = self._plan.sampling, rng.random()
-        regions = self._of_case[case_id]
         candidates: list[tuple[int, NDArray[np.int32]]] = []
         if kind < sampling.positive_share:
             candidates = [(index, self.cases[index].points["tumor"]) for index in regions]
@@ -223,6 +255,23 @@ class TumorSampler:
         """Some slabs see a mask as wrong in its border as a predicted one is."""
         sampling = self._plan.sampling
         return sampling.mask_jitter_mm if rng.random() < sampling.jittered_mask_share else 0.0
+
+
+def _digest(cases: Sequence[TrainingCase]) -> str:
+    """Hash of which regions there are, and of all that their arrays depend on."""
+    names = "".join(f"{case.name} {case.key}\n" for case in cases)
+    return hashlib.sha256(names.encode()).hexdigest()
+
+
+def _require_same_arrays(state: dict[str, Any], cases: Sequence[TrainingCase]) -> None:
+    if state.get("arrays") != _digest(cases):
+        raise UserError(
+            cases[0].folder.parents[1],
+            found="other training arrays than this training began with: a scan, a mask, the folds "
+            "or the predicted kidneys changed",
+            expected="the same arrays to the end of a training",
+            remedy="bring them back, or start anew with --restart",
+        )
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -34,6 +34,22 @@ PredictRegion = Callable[[VNet25D, TrainingCase], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PredictedRegions:
+    """Regions around kidneys that networks predicted which were not trained on the case.
+
+    Args:
+        training: of training cases, by networks of other folds.
+        validation: of validation cases, by the same fold's network.
+    """
+
+    training: Sequence[TrainingCase] = ()
+    validation: Sequence[TrainingCase] = ()
+
+
+NONE_PREDICTED = PredictedRegions()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class HardCases:
     """When and how training cases are weighed anew.
 
@@ -109,16 +125,28 @@ def tumor_task(
     training: Sequence[TrainingCase],
     validation: Sequence[TrainingCase],
     predict_region: PredictRegion,
+    predicted: PredictedRegions = NONE_PREDICTED,
 ) -> TrainingTask:
-    """Stage 2: tumors, from slabs of the masked kidney regions, hard cases more often."""
+    """Stage 2: tumors, from slabs of the kidney regions, hard cases more often.
+
+    Args:
+        plan: the plan.
+        training: regions around reference kidneys.
+        validation: the same of the validation cases.
+        predict_region: what a network makes of a region.
+        predicted: regions of these cases around predicted kidneys, as far as there are any. A
+            case's difficulty is then judged on them, as prediction sees them.
+    """
     stage = plan.tumor
     torch.manual_seed(plan.seed + 1)
     network = VNet25D(stage.network)
     network.set_prior(stage.loss.prior)
-    sampler = TumorSampler(training, stage, plan.seed)
+    sampler = TumorSampler(training, stage, plan.seed, predicted.training)
+    have_predicted = {region.case_id for region in predicted.training}
+    judged = [r for r in training if r.case_id not in have_predicted] + [*predicted.training]
 
     def weigh() -> None:
-        sampler.update(difficulties(training, partial(predict_region, network)))
+        sampler.update(difficulties(judged, partial(predict_region, network)))
 
     return TrainingTask(
         stage="tumor",
@@ -126,7 +154,7 @@ def tumor_task(
         seed=plan.seed,
         network=network,
         sampler=sampler,
-        validation=TumorSampler(validation, stage, plan.seed),
+        validation=TumorSampler(validation, stage, plan.seed, predicted.validation),
         read=partial(tumor_slab, plan=stage),
         augment=Augment(stage.augmentation),
         loss=TumorLoss(stage.loss),

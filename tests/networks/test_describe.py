@@ -26,11 +26,13 @@ TINY_TUMOR = VNet25DConfig(
     convolutions_per_level=(1, 1),
     kernel_size=5,
     norm="none",
+    activation="prelu",
     classes=2,
     multi_scale=False,
     squeeze_excitation=False,
     attention_gates=False,
     dilated_bottom=False,
+    mask_channel=False,
 )
 
 

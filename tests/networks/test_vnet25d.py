@@ -41,11 +41,13 @@ def make_config(**edits):
         "convolutions_per_level": (1, 2, 1),
         "kernel_size": 5,
         "norm": "instance",
+        "activation": "prelu",
         "classes": 2,
         "multi_scale": True,
         "squeeze_excitation": True,
         "attention_gates": True,
         "dilated_bottom": True,
+        "mask_channel": False,
     }
     return VNet25DConfig(**values | edits)
 

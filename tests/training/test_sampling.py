@@ -22,6 +22,7 @@ def case(case_id, region="scan", shape=(40, 64, 70), **points):
     return TrainingCase(
         case_id=case_id,
         region=region,
+        key="",
         folder=Path("nowhere"),
         grid=Grid(shape=shape, spacing=(5.0, 2.5, 2.0)),
         refinement=(1, 1, 1),
@@ -113,6 +114,7 @@ def shares(**edits):
         "hard_case_warmup": 0.5,
         "hard_case_every": 0.5,
         "hard_case_strength": 2.0,
+        "out_of_fold_share": 0.0,
         "jittered_mask_share": 0.0,
         "mask_jitter_mm": 3.0,
     }
