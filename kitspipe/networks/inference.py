@@ -93,23 +93,21 @@ class _SlabDecoder(nn.Module):
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(decoder)
+        self.convolutions = nn.ModuleList(layers[0] for layers in decoder)  # type: ignore[index]
+        self.finishes = nn.ModuleList(layers[1:] for layers in decoder)  # type: ignore[index]
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """(N, 2 C, Z, Y, X) and (N, C, Z, Y, X) to the shape of the first."""
-        made = x.new_empty(x.shape).to(memory_format=torch.channels_last_3d)
-        first, *rest = self.layers
-        _in_slabs(first[0], (x, skip), made)
-        for layer in first[1:]:
-            made = layer(made)
-        for layers in rest:
-            _in_slabs(layers[0], (made,), made)
-            for layer in layers[1:]:
-                made = layer(made)
+        made = torch.empty_like(x, memory_format=torch.channels_last_3d)
+        inputs: tuple[Tensor, ...] = (x, skip)
+        for convolution, finish in zip(self.convolutions, self.finishes, strict=True):
+            _in_slabs(convolution, inputs, made)
+            made = finish(made)
+            inputs = (made,)
         return made.add_(x)
 
 
-def _in_slabs(convolution: _Convolution, inputs: tuple[Tensor, ...], into: Tensor) -> None:
+def _in_slabs(convolution: nn.Module, inputs: tuple[Tensor, ...], into: Tensor) -> None:
     """A convolution of kernel 3 over joined maps, some slices at a time; may be in place."""
     depth = into.shape[2]
     above: Tensor | None = None

@@ -56,10 +56,7 @@ class ResUNet3D(nn.Module):
         self.up = nn.ModuleList(make.up(wide[k + 1], wide[k], strides[k]) for k in upward)
         self.decoder = nn.ModuleList(
             [make.series(fine[-1], wide[-1], _KERNEL, counts[-1])]
-            + [
-                Decoder(*make.series(wide[k] + fine[k], wide[k], _KERNEL, counts[k]))
-                for k in upward
-            ]
+            + [Decoder(make.series(wide[k] + fine[k], wide[k], _KERNEL, counts[k])) for k in upward]
         )
         self.maps = nn.ModuleList(nn.Conv3d(channels, 1, 1) for channels in reversed(wide))
         self.dropout = nn.Dropout(config.dropout)
@@ -131,12 +128,14 @@ class ResUNet3D(nn.Module):
         return tuple(size * r for size, r in zip(image.shape[2:], refinement, strict=True))
 
 
-class Decoder(nn.Sequential):
+class Decoder(nn.ModuleList):
     """A decoder level: what comes from below and the skip, convolved, what came added."""
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """(N, 2 C, Z, Y, X) and the skip (N, C, Z, Y, X) to the shape of the first."""
-        joined: Tensor = super().forward(torch.cat((x, skip), dim=1))
+        joined = torch.cat((x, skip), dim=1)
+        for layers in self:
+            joined = layers(joined)
         return joined + x
 
 

@@ -7,7 +7,7 @@ level is enough to see it. Arrays are (Z, Y, X) on the kidney stage's grid.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 
 import numpy as np
@@ -22,8 +22,8 @@ Coarse = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 SEEN = 0.3
 """Probability from which on a coarse voxel may be kidney."""
-MARGIN_MM = 20.0
-"""Around what was seen: what a coarse map misses of a border, and surroundings for the network."""
+MARGIN_MM = 10.0
+"""Around what was seen: what a coarse map misses of a border."""
 _SMALLEST_ML = 0.5
 _BODY_HU = -300
 _BODY_STEPS: Shape = (2, 4, 4)
@@ -62,7 +62,6 @@ def thin_depth(patch: int, divisor: int) -> int:
 
 
 def search(
-    shape: Shape,
     look: Callable[[Box], NDArray[np.float32]],
     *,
     inside: Box,
@@ -71,25 +70,28 @@ def search(
     scale: Shape,
     grid: Grid,
 ) -> tuple[Box, ...]:
-    """Boxes around all that may be kidney, with `MARGIN_MM` around, clipped to the scan.
+    """Boxes around all that may be kidney, clipped to the scan.
+
+    In Z half a gap is added, in the slice `MARGIN_MM`.
 
     Args:
-        shape: of the scan on the stage's grid, at least `window` on every axis.
         look: coarse probability in a box of `window`'s shape.
         inside: rows and columns that are looked at.
         window: of a look; in Z thin.
         gap: slices left out between two looks.
         scale: voxels of the scan per coarse voxel.
-        grid: of the scan.
+        grid: of the scan, at least `window` on every axis.
 
     Returns:
         Boxes that don't touch each other, none where nothing was seen.
     """
+    shape = grid.shape
     starts = _spread(shape[0], window[0], gap)
     seen = np.zeros([-(-n // s) for n, s in zip(shape, scale, strict=True)], np.bool_)
     in_gaps = np.zeros_like(seen)
     for index, first in enumerate(starts):
-        plane = _look_at_slices(first, look, inside=inside, window=window, scale=scale, into=seen)
+        places = in_plane_starts(inside, shape, window)
+        plane = _look_at_slices(first, places, look, window=window, scale=scale, into=seen)
         # Between two windows nobody looked: there a kidney goes on as it ends.
         before = starts[index - 1] + window[0] if index else 0
         after = starts[index + 1] if index + 1 < len(starts) else shape[0]
@@ -100,9 +102,9 @@ def search(
     boxes = []
     for number in range(1, count + 1):
         if voxels[number] * coarse_ml >= _SMALLEST_ML:
-            found = Box.around(numbered == number)
+            found = Box.around((numbered == number) & seen)
             if found is not None:
-                boxes.append(_finer(found, scale).dilate(MARGIN_MM, grid).clip(shape))
+                boxes.append(_with_margin(_finer(found, scale), gap // 2, grid))
     return joined(boxes)
 
 
@@ -129,23 +131,22 @@ def in_plane_starts(inside: Box, shape: Shape, window: Shape) -> Iterator[tuple[
             axes.append([min(max(0, (first + last - size) // 2), shape[axis] - size)])
         else:
             axes.append([first + s for s in window_starts(last - first, size, size)])
-    yield from product(*axes)  # type: ignore[misc]
+    yield from product(*axes)
 
 
 def _look_at_slices(
     first: int,
+    places: Iterable[tuple[int, int]],
     look: Callable[[Box], NDArray[np.float32]],
     *,
-    inside: Box,
     window: Shape,
     scale: Shape,
     into: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
     """Mark what is seen in thin windows at one height; whether it is, per row and column."""
     depth, height, width = window
-    whole = tuple(n * s for n, s in zip(into.shape, scale, strict=True))
     plane = np.zeros(into.shape[1:], np.bool_)
-    for row, column in in_plane_starts(inside, whole, window):  # type: ignore[arg-type]
+    for row, column in places:
         box = Box(start=(first, row, column), stop=(first + depth, row + height, column + width))
         found = look(box) >= SEEN
         # To whole coarse voxels: half of one more or less is within the margin.
@@ -163,6 +164,13 @@ def _spread(length: int, window: int, gap: int) -> list[int]:
     """First slices of windows at most `gap` apart, both ends seen."""
     count = 1 + math.ceil((length - window) / (window + gap))
     return [round(s) for s in np.linspace(0, length - window, count)]
+
+
+def _with_margin(box: Box, slices: int, grid: Grid) -> Box:
+    y, x = (math.ceil(MARGIN_MM / mm) for mm in grid.spacing[1:])
+    (z0, y0, x0), (z1, y1, x1) = box.start, box.stop
+    larger = Box(start=(z0 - slices, y0 - y, x0 - x), stop=(z1 + slices, y1 + y, x1 + x))
+    return larger.clip(grid.shape)
 
 
 def _finer(box: Box, scale: Shape) -> Box:

@@ -5,9 +5,10 @@ Arrays are (Z, Y, X). A network may give finer output than its input by a whole 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise, product
+from itertools import pairwise, product
 from typing import Literal
 
 import numpy as np
@@ -63,7 +64,38 @@ def owned_spans(length: int, window: int, stride: int) -> tuple[Span, ...]:
 
     Source: paper 2.4 ("output_array[16:48]").
     """
-    starts = window_starts(length, window, stride)
+    return _owned(window_starts(length, window, stride), length, window)
+
+
+def starts_over(part: tuple[int, int], length: int, window: int, core: int) -> tuple[int, ...]:
+    """First voxels of the fewest windows whose middles cover a part of an axis.
+
+    Args:
+        part: first voxel and the one behind the last.
+        length: voxels of the axis, at least `window`.
+        window: voxels per window.
+        core: voxels in a window's middle that count; at an axis' ends its border does, too.
+
+    Raises:
+        ValueError: the core is larger than the window, or the window than the axis.
+    """
+    if not 1 <= core <= window <= length:
+        raise ValueError(f"need 1 <= core {core} <= window {window} <= length {length}")
+    margin = (window - core) // 2
+    # At the axis' ends there is nothing beyond that a window could see.
+    first = 0 if part[0] <= margin else part[0]
+    last = length if part[1] >= length - margin else part[1]
+    at_ends = (margin if first == 0 else 0) + (margin if last == length else 0)
+    count = max(1, math.ceil((last - first - at_ends) / core))
+    low = 0 if first == 0 else first - margin
+    high = (length if last == length else last + margin) - window
+    if count == 1:
+        low = high = (low + high) // 2
+    starts = [round(start) for start in np.linspace(low, high, count)]
+    return tuple(sorted({min(max(0, start), length - window) for start in starts}))
+
+
+def _owned(starts: Sequence[int], length: int, window: int) -> tuple[Span, ...]:
     # Between two windows the border lies in the middle of what both see.
     cuts = [(a + window + b) // 2 for a, b in pairwise(starts)]
     return tuple(
@@ -81,21 +113,21 @@ def predict_windows(
     refinement: Shape = (1, 1, 1),
     blend: Literal["center", "gaussian"] = "center",
     fill: float = 0.0,
-    at_once: int = 1,
+    starts: Sequence[Sequence[int]] | None = None,
 ) -> NDArray[np.float32]:
     """Probabilities of a whole volume from overlapping windows.
 
     Args:
         image: (Z, Y, X) float32; an axis shorter than the patch is padded on both ends.
-        forward: what gives probabilities for `at_once` patches.
+        forward: what gives probabilities; gets a window at a time.
         patch_size: (Z, Y, X) voxels.
         stride: (Z, Y, X) voxels between windows, at most the patch.
         refinement: output voxels per input voxel and axis.
         blend: "center" takes each voxel from the window whose border is farthest (paper 2.4),
             "gaussian" averages with weights that fall to the border (sigma 1/8 of the patch).
         fill: what is padded.
-        at_once: windows that go through `forward` together, always that many: where the last ones
-            are fewer, one of them is repeated.
+        starts: first voxels of the windows on each axis, the whole image covered, in place of those
+            that follow from the stride; then nothing may have to be padded.
 
     Returns:
         (Z*rz, Y*ry, X*rx) float32.
@@ -107,9 +139,13 @@ def predict_windows(
         [(b, pad - b) for b, pad in zip(before, pads, strict=True)],
         constant_values=np.float32(fill),
     )
-    spans = [owned_spans(*axis) for axis in zip(padded.shape, patch_size, stride, strict=True)]
+    if starts is None:
+        starts = [
+            window_starts(*axis) for axis in zip(padded.shape, patch_size, stride, strict=True)
+        ]
+    spans = [_owned(*axis) for axis in zip(starts, padded.shape, patch_size, strict=True)]
     collect = _centers if blend == "center" else _gaussians
-    windows = _probabilities(padded, forward, spans, patch_size, at_once)
+    windows = _probabilities(padded, forward, spans, patch_size)
     shape = [n * r for n, r in zip(padded.shape, refinement, strict=True)]
     whole = collect(windows, shape, spans, patch_size, refinement)
     return whole[
@@ -171,18 +207,10 @@ def _probabilities(
     forward: Forward,
     spans: list[tuple[Span, ...]],
     patch_size: Shape,
-    at_once: int,
 ) -> Iterator[tuple[Window, NDArray[np.float32]]]:
-    windows = product(*spans)
-    while group := list(islice(windows, at_once)):
-        patches = [
-            image[
-                tuple(slice(s.start, s.start + n) for s, n in zip(window, patch_size, strict=True))
-            ]
-            for window in group
-        ]
-        patches += patches[:1] * (at_once - len(group))
-        yield from zip(group, forward(np.stack(patches)), strict=False)
+    for window in product(*spans):
+        place = tuple(slice(s.start, s.start + n) for s, n in zip(window, patch_size, strict=True))
+        yield window, forward(image[place][None])[0]
 
 
 def _bell(size: int) -> NDArray[np.float32]:
