@@ -265,13 +265,19 @@ def predict(
     device: str,
     overwrite: bool,
     series: str | None = None,
+    **how: bool,
 ) -> int:
-    """Segment scans with the whole cascade; masks that are there are kept."""
+    """Segment scans with the whole cascade; masks that are there are kept.
+
+    Args:
+        how: `fast` and `mirror`, as for `effort_of`.
+    """
     from kitspipe.dataset.cases import find_images
+    from kitspipe.prediction.effort import effort_of
     from kitspipe.prediction.run import load_cascade, predict_case, unfinished
 
-    cases = find_images(images, series)
-    cascade = load_cascade(Workspace(root=workspace, plan_name=plan_name), folds, device)
+    cases, place = find_images(images, series), Workspace(root=workspace, plan_name=plan_name)
+    cascade = load_cascade(place, folds, device, effort=effort_of(**how))
     todo = unfinished(cases, output, cascade, overwrite=overwrite)
     failures = []
     for case in console.progress(todo, len(todo), "predict"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,3 +33,8 @@ PLAIN = Effort(search_gap=None)
 """Every window of the plan over the whole scan, every slice: what the others are held against."""
 DEFAULT = Effort(search_gap=1)
 FAST = Effort(search_gap=2, cores=(0.9, 0.9, 0.9), levels_below=1, tumor_step=2, one_network=True)
+
+
+def effort_of(*, fast: bool = False, mirror: bool = False) -> Effort:
+    """What a user asked for with `--fast` and `--mirror`."""
+    return replace(FAST if fast else DEFAULT, mirror=mirror)
