@@ -93,7 +93,7 @@ def main() -> None:
             same = [row[what] for row in agreement[name]]
             line += (
                 f"  {what} {statistics.mean(means):.4f} (lost {statistics.mean(lost):+.4f}, "
-                f"at worst {max(lost):+.4f}; with plain {statistics.mean(same):.4f}, {min(same):.4f})"
+                f"at worst {max(lost):+.4f}; with plain {statistics.mean(same):.4f})"
             )
         print(f"{line}  processor {seconds[name]:.1f} s")
 

@@ -170,7 +170,7 @@ def _predict(parser: Parser) -> None:
     parser.add_argument(
         "--mirror",
         action="store_true",
-        help="average over mirrored scans, on the axes that training mirrored: 2 to 4 times as long",
+        help="average over mirrored scans, as the training mirrored: 2 to 4 times as long",
     )
     parser.add_argument("--overwrite", action="store_true", help="do cases anew that are there")
 

@@ -265,13 +265,9 @@ def predict(
     device: str,
     overwrite: bool,
     series: str | None = None,
-    **how: bool,
+    **how: bool,  # as for `effort_of`
 ) -> int:
-    """Segment scans with the whole cascade; masks that are there are kept.
-
-    Args:
-        how: `fast` and `mirror`, as for `effort_of`.
-    """
+    """Segment scans with the whole cascade; masks that are there are kept."""
     from kitspipe.dataset.cases import find_images
     from kitspipe.prediction.effort import effort_of
     from kitspipe.prediction.run import load_cascade, predict_case, unfinished
