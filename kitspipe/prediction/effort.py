@@ -12,8 +12,8 @@ class Effort:
     Args:
         search_gap: kidneys are first searched in coarse maps of thin windows; so many of their
             depths lie between two of them. None: no search, every window of the plan in full.
-        cores: the share of a window's (Z, Y, X), in its middle, that a close look relies on where
-            the plan's windows lie closer together.
+        core: a close look takes the fewest windows that cover kidneys with this share of them, in
+            their middle. None: those of the plan, but for the ones that say little there.
         levels_below: the close look takes the maps of a decoder level so many below the finest.
         tumor_step: of the slices that the scan's own ask for, the tumor stage sees every so
             manieth; what lies between is interpolated.
@@ -22,7 +22,7 @@ class Effort:
     """
 
     search_gap: int | None
-    cores: tuple[float, float, float] = (0.625, 0.8, 0.8)
+    core: float | None = None
     levels_below: int = 0
     tumor_step: int = 1
     one_network: bool = False
@@ -32,7 +32,7 @@ class Effort:
 PLAIN = Effort(search_gap=None)
 """Every window of the plan over the whole scan, every slice: what the others are held against."""
 DEFAULT = Effort(search_gap=1)
-FAST = Effort(search_gap=2, cores=(0.9, 0.9, 0.9), levels_below=1, tumor_step=2, one_network=True)
+FAST = Effort(search_gap=2, core=0.9, levels_below=1, tumor_step=2, one_network=True)
 
 
 def effort_of(*, fast: bool = False, mirror: bool = False) -> Effort:

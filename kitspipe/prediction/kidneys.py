@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from functools import partial
+from itertools import combinations, product
 
 import numpy as np
 import torch
@@ -18,17 +19,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from kitspipe.imaging.volume import MINIMAL_HU, Box, Grid, Shape
+from kitspipe.imaging.volume import MINIMAL_HU, Box, Grid
 from kitspipe.networks.device import autocast
 from kitspipe.networks.resunet3d import ResUNet3D
 from kitspipe.planning.plan import KidneyPlan
 from kitspipe.prediction.effort import Effort
-from kitspipe.prediction.search import MARGIN_MM, body_box, search, thin_depth
-from kitspipe.prediction.windows import predict_windows, starts_over
+from kitspipe.prediction.search import MARGIN_MM, Possible, body_box, search, thin_depth
+from kitspipe.prediction.windows import (
+    Window,
+    owned_spans,
+    predict_part,
+    predict_windows,
+    spans_of,
+    starts_over,
+    windows_that_count,
+)
 from kitspipe.preprocessing.intensity import background_value, normalize
 
 KIDNEY_THRESHOLD = 0.5
-_POSSIBLE = 0.05
+_LEAST_SHARE = 0.05
+"""A window that nowhere makes up more of what is said of a possible kidney is left out."""
+_COARSEST_MM = 5.0
+"""Voxels of a coarser decoder level that still show a kidney's border."""
 _SEARCH_BELOW = 2
 _MOST_LOOKS = 3
 _AXES = {"z": -3, "y": -2, "x": -1}
@@ -77,7 +89,16 @@ class KidneyStage:
 
         Source: paper 2.4.
         """
-        return self._windows(hu, None, self._finest)
+        plan = self.plan
+        return predict_windows(
+            normalize(hu, plan.hu_window),
+            lambda patches: self._mean_probability(patches, self._finest),
+            patch_size=plan.patch_size,
+            stride=plan.window_stride,
+            refinement=plan.network.target_refinement,
+            blend=plan.window_blend,
+            fill=background_value(plan.hu_window),
+        )
 
     @torch.inference_mode()
     def regions(self, hu: NDArray[np.int16], grid: Grid) -> list[Region]:
@@ -95,15 +116,15 @@ class KidneyStage:
         inside = body_box(hu, grid)
         depth, divisor = self.plan.patch_size[0], self.plan.network.divisor[0]
         thin = thin_depth(depth, divisor)
-        boxes = self._search(hu, grid, inside, depth=thin, gap=gap * thin, below=_SEARCH_BELOW)
-        if not boxes:
+        possible = self._search(hu, grid, inside, depth=thin, gap=gap * thin, below=_SEARCH_BELOW)
+        if possible.box is None:
             # Before a scan is said to have no kidney, every slice is looked at.
-            boxes = self._search(hu, grid, inside, depth=depth, gap=0, below=1)
-        return [self._region(hu, grid, box) for box in _by_height(boxes)]
+            possible = self._search(hu, grid, inside, depth=depth, gap=0, below=1)
+        return self._close_look(hu, grid, possible)
 
     def _search(
         self, hu: NDArray[np.int16], grid: Grid, inside: Box, *, depth: int, gap: int, below: int
-    ) -> tuple[Box, ...]:
+    ) -> Possible:
         network, plan = self.networks[0], self.plan
         below = min(below, plan.network.levels - 1)
         z, y, x = (
@@ -126,65 +147,75 @@ class KidneyStage:
             grid=grid,
         )
 
-    def _region(self, hu: NDArray[np.int16], grid: Grid, box: Box) -> Region:
-        """A close look at a box, which grows until what is found ends within the windows."""
-        coarse = self.effort.levels_below > 0
-        refinement = (1, 1, 1) if coarse else self.plan.network.target_refinement
+    def _close_look(self, hu: NDArray[np.int16], grid: Grid, possible: Possible) -> list[Region]:
+        """What windows say where there may be kidney, looked at anew where it goes on."""
+        below = self._levels_below(grid)
+        refinement = (1, 1, 1) if below else self.plan.network.target_refinement
+        logits_of = partial(_coarse, below=below) if below else self._finest
+
+        def forward(patch: NDArray[np.int16]) -> NDArray[np.float32]:
+            image = normalize(patch, self.plan.hu_window)
+            probability: NDArray[np.float32] = self._mean_probability(image[None], logits_of)[0]
+            return probability
+
+        box = possible.box
         for _ in range(_MOST_LOOKS):
-            starts = [
-                starts_over((a, b), n, size, max(stride, round(size * core)))
-                for a, b, n, size, stride, core in zip(
-                    box.start,
-                    box.stop,
-                    hu.shape,
-                    self.plan.patch_size,
-                    self.plan.window_stride,
-                    self.effort.cores,
-                    strict=True,
-                )
-            ]
-            seen = Box(
-                start=tuple(axis[0] for axis in starts),  # type: ignore[arg-type]
-                stop=tuple(
-                    axis[-1] + n for axis, n in zip(starts, self.plan.patch_size, strict=True)
-                ),  # type: ignore[arg-type]
+            if box is None:
+                return []
+            probability = predict_part(
+                hu,
+                forward,
+                self._windows(possible),
+                box,
+                patch_size=self.plan.patch_size,
+                refinement=refinement,
+                blend=self.plan.window_blend,
             )
-            inner = [[s - axis[0] for s in axis] for axis in starts]
-            probability = self._windows(
-                hu[seen.slices], inner, self._coarse if coarse else self._finest, refinement
-            )
-            larger = _grown(box, seen, probability >= KIDNEY_THRESHOLD, grid)
-            if larger == box:
+            more = _beyond(box, probability >= KIDNEY_THRESHOLD, grid)
+            if not more:
                 break
-            box = larger
-        return _possible(Region(probability=probability, grid=grid.crop(seen).refined(refinement)))
+            for part in more:
+                possible = possible.also(part)
+            looked_at, box = box, possible.box
+        else:
+            box = looked_at
+        return [Region(probability=probability, grid=grid.crop(box).refined(refinement))]
 
-    def _windows(
-        self,
-        hu: NDArray[np.int16],
-        starts: Sequence[Sequence[int]] | None,
-        logits_of: _Logits,
-        refinement: Shape | None = None,
+    def _windows(self, possible: Possible) -> list[Window]:
+        """The plan's windows that count there; with `cores`, the fewest that cover it."""
+        plan, box = self.plan, possible.box
+        axes = zip(possible.shape, plan.patch_size, plan.window_stride, strict=True)
+        if self.effort.core is None or box is None:
+            return windows_that_count(
+                [owned_spans(*axis) for axis in axes],
+                possible.mask,
+                possible.scale,
+                plan.patch_size,
+                blend=plan.window_blend,
+                least_share=_LEAST_SHARE,
+            )
+        spans = [
+            spans_of(starts_over(part, n, size, max(1, round(size * self.effort.core))), size)
+            for part, (n, size, _) in zip(zip(box.start, box.stop, strict=True), axes, strict=True)
+        ]
+        return list(product(*spans))
+
+    def _levels_below(self, grid: Grid) -> int:
+        """Decoder levels below the finest whose voxels are still fine enough."""
+        below = min(self.effort.levels_below, self.plan.network.levels - 1)
+        strides = self.plan.network.strides
+        while below and any(
+            mm * math.prod(stride[axis] for stride in strides[:below]) > _COARSEST_MM
+            for axis, mm in enumerate(grid.spacing)
+        ):
+            below -= 1
+        return below
+
+    def _mean_probability(
+        self, patches: NDArray[np.float32], logits_of: _Logits
     ) -> NDArray[np.float32]:
-        plan = self.plan
-
-        def forward(patches: NDArray[np.float32]) -> NDArray[np.float32]:
-            return self._mean_probability(torch.from_numpy(patches)[:, None], logits_of)
-
-        return predict_windows(
-            normalize(hu, plan.hu_window),
-            forward,
-            patch_size=plan.patch_size,
-            stride=plan.window_stride,
-            refinement=plan.network.target_refinement if refinement is None else refinement,
-            blend=plan.window_blend,
-            fill=background_value(plan.hu_window),
-            starts=starts,
-        )
-
-    def _mean_probability(self, image: Tensor, logits_of: _Logits) -> NDArray[np.float32]:
-        """(N, 1, Z, Y, X) in network units to (N, Z*rz, Y*ry, X*rx)."""
-        image = image.to(self.device)
+        """(N, Z, Y, X) in network units to (N, Z*rz, Y*ry, X*rx)."""
+        image = torch.from_numpy(patches)[:, None].to(self.device)
         turned = flips(self.plan.augmentation.mirror_axes, mirror=self.effort.mirror)
         looks = [(network, flip) for network in self.networks for flip in turned]
         total = torch.zeros(())
@@ -199,10 +230,6 @@ class KidneyStage:
     @staticmethod
     def _finest(network: ResUNet3D, image: Tensor) -> Tensor:
         return network.forward_finest(image)
-
-    def _coarse(self, network: ResUNet3D, image: Tensor) -> Tensor:
-        coarse = network.forward_coarse(image, self.effort.levels_below).float()
-        return F.interpolate(coarse, list(image.shape[2:]), mode="trilinear", align_corners=False)
 
     def _padded(self, hu: NDArray[np.int16], grid: Grid) -> tuple[NDArray[np.int16], Grid]:
         """The scan with air around, at least as large as a window."""
@@ -229,44 +256,30 @@ def flips(axes: Sequence[str], *, mirror: bool) -> list[tuple[int, ...]]:
     return [chosen for n in range(len(places) + 1) for chosen in combinations(places, n)]
 
 
-def _by_height(boxes: Sequence[Box]) -> list[Box]:
-    """Boxes at one height together, so that a window sees both kidneys."""
-    together: list[Box] = []
-    for box in sorted(boxes, key=lambda box: box.start[0]):
-        if together and box.start[0] < together[-1].stop[0]:
-            together[-1] = together[-1].around_both(box)
-        else:
-            together.append(box)
-    return together
+def _coarse(network: ResUNet3D, image: Tensor, *, below: int) -> Tensor:
+    """Logits of a coarser level, upsampled to the image."""
+    coarse = network.forward_coarse(image, below).float()
+    return F.interpolate(coarse, list(image.shape[2:]), mode="trilinear", align_corners=False)
 
 
-def _grown(box: Box, seen: Box, found: NDArray[np.bool_], grid: Grid) -> Box:
-    """The box with more on the sides where something found reaches the end of what was seen.
-
-    At the scan's own ends nothing is added.
+def _beyond(box: Box, found: NDArray[np.bool_], grid: Grid) -> list[Box]:
+    """What lies beyond the sides of a box that something found reaches; not beyond the scan.
 
     Args:
-        box: what the windows were meant to cover.
-        seen: what they covered.
-        found: (Z, Y, X), kidney on the voxels of `seen` or finer ones.
+        box: what was looked at.
+        found: (Z, Y, X), kidney on its voxels or finer ones.
         grid: the scan's.
     """
-    start, stop = list(box.start), list(box.stop)
+    beyond = []
     for axis in range(3):
-        more = math.ceil(MARGIN_MM / grid.spacing[axis])
-        if np.take(found, 0, axis).any() and seen.start[axis] > 0:
-            start[axis] = max(0, seen.start[axis] - more)
-        if np.take(found, -1, axis).any() and seen.stop[axis] < grid.shape[axis]:
-            stop[axis] = min(grid.shape[axis], seen.stop[axis] + more)
-    return Box(start=tuple(start), stop=tuple(stop))  # type: ignore[arg-type]
-
-
-def _possible(region: Region) -> Region:
-    """The part of a region in which there may be kidney, a voxel more on each side."""
-    box = Box.around(region.probability >= _POSSIBLE)
-    if box is None:
-        box = Box(start=(0, 0, 0), stop=(1, 1, 1))
-    box = box.dilate(max(region.grid.spacing), region.grid).clip(region.grid.shape)
-    return Region(
-        probability=np.ascontiguousarray(region.probability[box.slices]), grid=region.grid.crop(box)
-    )
+        reach = math.ceil(MARGIN_MM / grid.spacing[axis])
+        for index, low, high in (
+            (0, box.start[axis] - reach, box.start[axis]),
+            (-1, box.stop[axis], box.stop[axis] + reach),
+        ):
+            low, high = max(0, low), min(grid.shape[axis], high)
+            if low < high and np.take(found, index, axis).any():
+                start, stop = list(box.start), list(box.stop)
+                start[axis], stop[axis] = low, high
+                beyond.append(Box(start=tuple(start), stop=tuple(stop)))  # type: ignore[arg-type]
+    return beyond

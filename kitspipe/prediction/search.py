@@ -7,18 +7,17 @@ level is enough to see it. Arrays are (Z, Y, X) on the kidney stage's grid.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from kitspipe.imaging.components import components
 from kitspipe.imaging.volume import Box, Grid, Shape
 from kitspipe.prediction.windows import window_starts
-
-Coarse = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""A patch (Z, Y, X) to probabilities (Z/sz, Y/sy, X/sx)."""
 
 SEEN = 0.3
 """Probability from which on a coarse voxel may be kidney."""
@@ -61,6 +60,37 @@ def thin_depth(patch: int, divisor: int) -> int:
     return max(divisor, patch // 4 // divisor * divisor)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Possible:
+    """Where there may be kidney.
+
+    Args:
+        mask: (Z, Y, X) on coarse voxels that start with the scan's first voxel.
+        scale: voxels of the scan per coarse voxel.
+        shape: of the scan.
+    """
+
+    mask: NDArray[np.bool_]
+    scale: Shape
+    shape: Shape
+
+    @property
+    def box(self) -> Box | None:
+        """The voxels of the scan in which it lies; None where there is nothing."""
+        box = Box.around(self.mask)
+        return None if box is None else _finer(box, self.scale).clip(self.shape)
+
+    def also(self, box: Box) -> Possible:
+        """The same with all of a box of the scan."""
+        mask = self.mask.copy()
+        slices = (
+            slice(a // s, -(-b // s))
+            for a, b, s in zip(box.start, box.stop, self.scale, strict=True)
+        )
+        mask[tuple(slices)] = True
+        return Possible(mask=mask, scale=self.scale, shape=self.shape)
+
+
 def search(
     look: Callable[[Box], NDArray[np.float32]],
     *,
@@ -69,10 +99,8 @@ def search(
     gap: int,
     scale: Shape,
     grid: Grid,
-) -> tuple[Box, ...]:
-    """Boxes around all that may be kidney, clipped to the scan.
-
-    In Z half a gap is added, in the slice `MARGIN_MM`.
+) -> Possible:
+    """Where there may be kidney: what was seen, half a gap above and below, a margin in the slice.
 
     Args:
         look: coarse probability in a box of `window`'s shape.
@@ -81,9 +109,6 @@ def search(
         gap: slices left out between two looks.
         scale: voxels of the scan per coarse voxel.
         grid: of the scan, at least `window` on every axis.
-
-    Returns:
-        Boxes that don't touch each other, none where nothing was seen.
     """
     shape = grid.shape
     starts = _spread(shape[0], window[0], gap)
@@ -98,28 +123,15 @@ def search(
         in_gaps[before // scale[0] : -(-after // scale[0])] |= plane
     coarse_ml = grid.voxel_ml * math.prod(scale)
     numbered, count = components(seen | in_gaps)
-    voxels = np.bincount(numbered[seen], minlength=count + 1)
-    boxes = []
-    for number in range(1, count + 1):
-        if voxels[number] * coarse_ml >= _SMALLEST_ML:
-            found = Box.around((numbered == number) & seen)
-            if found is not None:
-                boxes.append(_with_margin(_finer(found, scale), gap // 2, grid))
-    return joined(boxes)
-
-
-def joined(boxes: Sequence[Box]) -> tuple[Box, ...]:
-    """The boxes, those that overlap put together until none do."""
-    apart: list[Box] = []
-    for box in boxes:
-        while True:
-            other = next((b for b in apart if _overlap(b, box)), None)
-            if other is None:
-                break
-            apart.remove(other)
-            box = box.around_both(other)
-        apart.append(box)
-    return tuple(apart)
+    voxels = np.bincount(numbered[seen], minlength=count + 1) * coarse_ml
+    voxels[0] = 0
+    mask = seen & (voxels >= _SMALLEST_ML)[numbered]
+    reach = [-(-gap // (2 * scale[0]))] + [
+        math.ceil(MARGIN_MM / (mm * s)) for mm, s in zip(grid.spacing[1:], scale[1:], strict=True)
+    ]
+    if mask.any():
+        mask = ndimage.maximum_filter(mask, [2 * n + 1 for n in reach], mode="constant")
+    return Possible(mask=mask, scale=scale, shape=shape)
 
 
 def in_plane_starts(inside: Box, shape: Shape, window: Shape) -> Iterator[tuple[int, int]]:
@@ -166,24 +178,8 @@ def _spread(length: int, window: int, gap: int) -> list[int]:
     return [round(s) for s in np.linspace(0, length - window, count)]
 
 
-def _with_margin(box: Box, slices: int, grid: Grid) -> Box:
-    y, x = (math.ceil(MARGIN_MM / mm) for mm in grid.spacing[1:])
-    (z0, y0, x0), (z1, y1, x1) = box.start, box.stop
-    larger = Box(start=(z0 - slices, y0 - y, x0 - x), stop=(z1 + slices, y1 + y, x1 + x))
-    return larger.clip(grid.shape)
-
-
 def _finer(box: Box, scale: Shape) -> Box:
     return Box(
         start=tuple(a * s for a, s in zip(box.start, scale, strict=True)),  # type: ignore[arg-type]
         stop=tuple(b * s for b, s in zip(box.stop, scale, strict=True)),  # type: ignore[arg-type]
-    )
-
-
-def _overlap(a: Box, b: Box) -> bool:
-    return all(
-        max(p) < min(q)
-        for p, q in zip(
-            zip(a.start, b.start, strict=True), zip(a.stop, b.stop, strict=True), strict=True
-        )
     )
