@@ -92,8 +92,8 @@ def main() -> None:
             lost = [p[what] - row[what] for p, row in zip(rows["plain"], rows[name], strict=True)]
             same = [row[what] for row in agreement[name]]
             line += (
-                f"  {what} {statistics.mean(means):.4f} (lost {statistics.mean(lost):+.4f}, at worst "
-                f"{max(lost):+.4f}; with plain {statistics.mean(same):.4f}, {min(same):.4f})"
+                f"  {what} {statistics.mean(means):.4f} (lost {statistics.mean(lost):+.4f}, "
+                f"at worst {max(lost):+.4f}; with plain {statistics.mean(same):.4f})"
             )
         print(f"{line}  processor {seconds[name]:.1f} s")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -21,11 +22,13 @@ class Run:
         peak_bytes: the largest sum over its processes of the memory that each has to itself, plus
             its share of what several have (PSS).
         output: standard output and error together.
+        cpu_seconds: of all processors, by it and the processes that it waited for.
     """
 
     seconds: float
     peak_bytes: int
     output: str
+    cpu_seconds: float = 0.0
 
 
 def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Run:
@@ -34,6 +37,7 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = N
     Raises:
         SystemExit: it failed; its output is printed.
     """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started, peak = time.perf_counter(), 0
     with subprocess.Popen(
         [str(part) for part in command],
@@ -53,7 +57,9 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = N
     text = output.decode(errors="replace")
     if process.returncode != 0:
         raise SystemExit(f"{command} ended with {process.returncode}:\n{text}")
-    return Run(seconds=seconds, peak_bytes=peak, output=text)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Run(seconds=seconds, peak_bytes=peak, output=text, cpu_seconds=cpu_seconds)
 
 
 def _tree(root: int) -> list[int]:

@@ -162,6 +162,16 @@ def _predict(parser: Parser) -> None:
         help="folds to average; default: all that are trained in both stages",
     )
     _add_device(parser)
+    parser.add_argument(
+        "--fast",
+        action="store_true",
+        help="a preview: coarser kidneys, every second slice, one fold",
+    )
+    parser.add_argument(
+        "--mirror",
+        action="store_true",
+        help="average over mirrored scans, as the training mirrored: 2 to 4 times as long",
+    )
     parser.add_argument("--overwrite", action="store_true", help="do cases anew that are there")
     parser.add_argument(
         "--report",

@@ -244,13 +244,15 @@ def predict(  # noqa: PLR0913  # an argument per option
     overwrite: bool = False,
     series: str | None = None,
     with_report: bool = False,
+    **how: bool,  # as for `effort_of`
 ) -> int:
     """Segment scans with the whole cascade; masks that are there are kept."""
     from kitspipe.dataset.cases import find_images
+    from kitspipe.prediction.effort import effort_of
     from kitspipe.prediction.run import load_cascade, predict_case, unfinished
 
-    cases = find_images(images, series)
-    cascade = load_cascade(Workspace(root=workspace, plan_name=plan_name), folds, device)
+    cases, place = find_images(images, series), Workspace(root=workspace, plan_name=plan_name)
+    cascade = load_cascade(place, folds, device, effort=effort_of(**how))
     todo = unfinished(cases, output, cascade, overwrite=overwrite)
     failures = []
     for case in console.progress(todo, len(todo), "predict"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -24,7 +25,7 @@ _DTYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8",
     256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
 }  # fmt: skip
-_FIRST_VOXEL_BYTE = 352
+FIRST_VOXEL_BYTE = 352
 # Field of NIfTI-2: its place and type there, and in NIfTI-1. Source: nifti1.h and nifti2.h.
 _FIELDS = (
     (12, "i2", 1, 70, "i2"),  # datatype
@@ -119,7 +120,7 @@ def refuse_contradictions(raw: bytes) -> None:
     if code in _DTYPES and bits not in (0, 8 * np.dtype(_DTYPES[code]).itemsize):
         raise ValueError(f"a NIfTI header with {bits} bits for values of type {code}")
     (offset,) = struct.unpack(f"{order}f", raw[108:112])
-    if not (_FIRST_VOXEL_BYTE <= offset < 1 << 31 and offset == int(offset)):
+    if not (FIRST_VOXEL_BYTE <= offset < 1 << 31 and offset == int(offset)):
         raise ValueError(f"a NIfTI header with voxels from byte {offset:g} on")
     slope, intercept = struct.unpack(f"{order}2f", raw[112:120])
     if np.isfinite(slope) and slope != 0 and not np.isfinite(intercept):
@@ -166,12 +167,29 @@ def _refuse_odd_qform(values: NDArray[np.float64]) -> None:
         raise ValueError(f"a NIfTI header with a qform of {_listed(values)}")
 
 
+def with_size(raw: bytes, size: Shape) -> bytes:
+    """A header of this machine's byte order, of a volume of so many voxels along (i, j, k)."""
+    return raw[:42] + struct.pack("=3h", *size) + raw[48:]
+
+
 def read_voxels(path: Path, size: Shape) -> NDArray[Any]:
     """The values (k, j, i) of a file, in its own type or, where it scales them, float32.
+
+    As `read_slabs`, in one piece.
+    """
+    [(_, whole)] = read_slabs(path, size, size[2])
+    return whole
+
+
+def read_slabs(path: Path, size: Shape, slices: int) -> Iterator[tuple[int, NDArray[Any]]]:
+    """The values of a file some slices at a time: the first one's number, and (k, j, i).
+
+    They are in the file's own type or, where it scales them, float32. An error may come last.
 
     Args:
         path: `.nii` or `.nii.gz`; the checksum of the latter is verified.
         size: voxels along the file's axes (i, j, k).
+        slices: of the file's last axis, k, at once.
 
     Raises:
         OSError, EOFError, zlib.error, IsalError: the file is cut short or corrupt.
@@ -189,20 +207,27 @@ def read_voxels(path: Path, size: Shape) -> NDArray[Any]:
     dtype = np.dtype(order + _DTYPES[code])
     voxel_bytes = int(np.prod(size, dtype=np.int64)) * dtype.itemsize
     require_room(path, int(offset), packing, voxel_bytes + int(offset) * is_packed)
-    stored = np.empty(size[::-1], dtype)
+    is_scaled = np.isfinite([slope, intercept]).all() and slope != 0
+    is_scaled = is_scaled and (slope, intercept) != (1, 0)
     with igzip.open(path, "rb") if is_packed else path.open("rb") as opened:
         file = cast("IO[bytes]", opened)
         # Past the header's extensions.
         file.seek(int(offset))
-        fill(stored, chunks(file))
-    native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-    if not np.isfinite([slope, intercept]).all() or slope == 0 or (slope, intercept) == (1, 0):
-        return native
-    scaled = np.empty(native.shape, np.float32)
+        parts = chunks(file)
+        for first in range(0, size[2], slices):
+            last = min(first + slices, size[2])
+            stored = np.empty((last - first, size[1], size[0]), dtype)
+            parts = fill(stored, parts, is_last=last == size[2])
+            native = stored.astype(dtype.newbyteorder("="), copy=False)
+            yield first, _scaled(native, slope, intercept) if is_scaled else native
+
+
+def _scaled(values: NDArray[Any], slope: float, intercept: float) -> NDArray[np.float32]:
+    scaled = np.empty(values.shape, np.float32)
     # What is beyond float32 is infinite, and ends as the largest HU.
     with np.errstate(over="ignore", invalid="ignore"):
-        for k, values in enumerate(native):
-            scaled[k] = values * float(slope) + float(intercept)
+        for k, plane in enumerate(values):
+            scaled[k] = plane * float(slope) + float(intercept)
     return scaled
 
 

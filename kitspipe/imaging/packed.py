@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import itertools
 import math
 import zlib
 from collections.abc import Iterator
@@ -60,8 +61,14 @@ def read_packed(
     return values
 
 
-def fill(values: NDArray[Any], parts: Iterator[bytes]) -> None:
-    """Put bytes into an array, all of it, and go on to their end, so that checksums are checked.
+def fill(values: NDArray[Any], parts: Iterator[bytes], *, is_last: bool = True) -> Iterator[bytes]:
+    """Put bytes into an array, all of it; what comes behind.
+
+    Args:
+        values: contiguous.
+        parts: the bytes.
+        is_last: whether nothing more may come; then they are read to their end, so that checksums
+            are checked.
 
     Raises:
         EOFError: there are too few.
@@ -73,11 +80,14 @@ def fill(values: NDArray[Any], parts: Iterator[bytes]) -> None:
         taken = min(len(part), len(place))
         place[:taken] = part[:taken]
         place = place[taken:]
+        if not is_last and not place:
+            return itertools.chain([part[taken:]], parts)
         more += len(part) - taken
     if place:
         raise EOFError(f"the file ends {len(place)} bytes before its last voxel")
     if more >= values.shape[-1] * values.itemsize:
         raise ValueError(f"the file goes on for {more} bytes after its last voxel")
+    return parts
 
 
 def chunks(opened: IO[bytes]) -> Iterator[bytes]:

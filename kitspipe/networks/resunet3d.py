@@ -56,7 +56,7 @@ class ResUNet3D(nn.Module):
         self.up = nn.ModuleList(make.up(wide[k + 1], wide[k], strides[k]) for k in upward)
         self.decoder = nn.ModuleList(
             [make.series(fine[-1], wide[-1], _KERNEL, counts[-1])]
-            + [make.series(wide[k] + fine[k], wide[k], _KERNEL, counts[k]) for k in upward]
+            + [Decoder(make.series(wide[k] + fine[k], wide[k], _KERNEL, counts[k])) for k in upward]
         )
         self.maps = nn.ModuleList(nn.Conv3d(channels, 1, 1) for channels in reversed(wide))
         self.dropout = nn.Dropout(config.dropout)
@@ -111,7 +111,7 @@ class ResUNet3D(nn.Module):
         levels = [x]
         for up, decoder in zip(self.up[: number - 1], self.decoder[1:number], strict=True):
             x = up(x)  # (N, 2 C_k, Z/s_k, Y/s_k, X/s_k)
-            x = decoder(torch.cat((x, skips.pop()), dim=1)) + x
+            x = decoder(x, skips.pop())
             # No dropout at full resolution, as in the lineage's code.
             x = self.dropout(x) if skips else x
             levels.append(x)
@@ -126,6 +126,17 @@ class ResUNet3D(nn.Module):
             )
         refinement = self.config.target_refinement
         return tuple(size * r for size, r in zip(image.shape[2:], refinement, strict=True))
+
+
+class Decoder(nn.ModuleList):
+    """A decoder level: what comes from below and the skip, convolved, what came added."""
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """(N, 2 C, Z, Y, X) and the skip (N, C, Z, Y, X) to the shape of the first."""
+        joined = torch.cat((x, skip), dim=1)
+        for layers in self:
+            joined = layers(joined)
+        return joined + x
 
 
 def _at_shape(logits: Tensor, shape: Sequence[int]) -> Tensor:

@@ -186,7 +186,7 @@ def tumor_classes(
         asked=slices_used(grid, crop.grid),
     )
     classes = np.zeros(crop.grid.shape, np.uint8)
-    inner = Box.around((probability > 0).any(axis=0))
+    inner = Box.around(np.any(probability > 0, axis=0))
     if inner is None:
         return classes
     # Outside it, all is 0; on its border too, so that nothing changes.

@@ -7,23 +7,22 @@ level is enough to see it. Arrays are (Z, Y, X) on the kidney stage's grid.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from kitspipe.imaging.components import components
 from kitspipe.imaging.volume import Box, Grid, Shape
 from kitspipe.prediction.windows import window_starts
 
-Coarse = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""A patch (Z, Y, X) to probabilities (Z/sz, Y/sy, X/sx)."""
-
 SEEN = 0.3
 """Probability from which on a coarse voxel may be kidney."""
-MARGIN_MM = 20.0
-"""Around what was seen: what a coarse map misses of a border, and surroundings for the network."""
+MARGIN_MM = 10.0
+"""Around what was seen: what a coarse map misses of a border."""
 _SMALLEST_ML = 0.5
 _BODY_HU = -300
 _BODY_STEPS: Shape = (2, 4, 4)
@@ -61,8 +60,38 @@ def thin_depth(patch: int, divisor: int) -> int:
     return max(divisor, patch // 4 // divisor * divisor)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Possible:
+    """Where there may be kidney.
+
+    Args:
+        mask: (Z, Y, X) on coarse voxels that start with the scan's first voxel.
+        scale: voxels of the scan per coarse voxel.
+        shape: of the scan.
+    """
+
+    mask: NDArray[np.bool_]
+    scale: Shape
+    shape: Shape
+
+    @property
+    def box(self) -> Box | None:
+        """The voxels of the scan in which it lies; None where there is nothing."""
+        box = Box.around(self.mask)
+        return None if box is None else _finer(box, self.scale).clip(self.shape)
+
+    def also(self, box: Box) -> Possible:
+        """The same with all of a box of the scan."""
+        mask = self.mask.copy()
+        slices = (
+            slice(a // s, -(-b // s))
+            for a, b, s in zip(box.start, box.stop, self.scale, strict=True)
+        )
+        mask[tuple(slices)] = True
+        return Possible(mask=mask, scale=self.scale, shape=self.shape)
+
+
 def search(
-    shape: Shape,
     look: Callable[[Box], NDArray[np.float32]],
     *,
     inside: Box,
@@ -70,54 +99,39 @@ def search(
     gap: int,
     scale: Shape,
     grid: Grid,
-) -> tuple[Box, ...]:
-    """Boxes around all that may be kidney, with `MARGIN_MM` around, clipped to the scan.
+) -> Possible:
+    """Where there may be kidney: what was seen, half a gap above and below, a margin in the slice.
 
     Args:
-        shape: of the scan on the stage's grid, at least `window` on every axis.
         look: coarse probability in a box of `window`'s shape.
         inside: rows and columns that are looked at.
         window: of a look; in Z thin.
         gap: slices left out between two looks.
         scale: voxels of the scan per coarse voxel.
-        grid: of the scan.
-
-    Returns:
-        Boxes that don't touch each other, none where nothing was seen.
+        grid: of the scan, at least `window` on every axis.
     """
+    shape = grid.shape
     starts = _spread(shape[0], window[0], gap)
     seen = np.zeros([-(-n // s) for n, s in zip(shape, scale, strict=True)], np.bool_)
     in_gaps = np.zeros_like(seen)
     for index, first in enumerate(starts):
-        plane = _look_at_slices(first, look, inside=inside, window=window, scale=scale, into=seen)
+        places = in_plane_starts(inside, shape, window)
+        plane = _look_at_slices(first, places, look, window=window, scale=scale, into=seen)
         # Between two windows nobody looked: there a kidney goes on as it ends.
         before = starts[index - 1] + window[0] if index else 0
         after = starts[index + 1] if index + 1 < len(starts) else shape[0]
         in_gaps[before // scale[0] : -(-after // scale[0])] |= plane
     coarse_ml = grid.voxel_ml * math.prod(scale)
     numbered, count = components(seen | in_gaps)
-    voxels = np.bincount(numbered[seen], minlength=count + 1)
-    boxes = []
-    for number in range(1, count + 1):
-        if voxels[number] * coarse_ml >= _SMALLEST_ML:
-            found = Box.around(numbered == number)
-            if found is not None:
-                boxes.append(_finer(found, scale).dilate(MARGIN_MM, grid).clip(shape))
-    return joined(boxes)
-
-
-def joined(boxes: Sequence[Box]) -> tuple[Box, ...]:
-    """The boxes, those that overlap put together until none do."""
-    apart: list[Box] = []
-    for box in boxes:
-        while True:
-            other = next((b for b in apart if _overlap(b, box)), None)
-            if other is None:
-                break
-            apart.remove(other)
-            box = box.around_both(other)
-        apart.append(box)
-    return tuple(apart)
+    voxels = np.bincount(numbered[seen], minlength=count + 1) * coarse_ml
+    voxels[0] = 0
+    mask = seen & (voxels >= _SMALLEST_ML)[numbered]
+    reach = [-(-gap // (2 * scale[0]))] + [
+        math.ceil(MARGIN_MM / (mm * s)) for mm, s in zip(grid.spacing[1:], scale[1:], strict=True)
+    ]
+    if mask.any():
+        mask = ndimage.maximum_filter(mask, [2 * n + 1 for n in reach], mode="constant")
+    return Possible(mask=mask, scale=scale, shape=shape)
 
 
 def in_plane_starts(inside: Box, shape: Shape, window: Shape) -> Iterator[tuple[int, int]]:
@@ -129,23 +143,22 @@ def in_plane_starts(inside: Box, shape: Shape, window: Shape) -> Iterator[tuple[
             axes.append([min(max(0, (first + last - size) // 2), shape[axis] - size)])
         else:
             axes.append([first + s for s in window_starts(last - first, size, size)])
-    yield from product(*axes)  # type: ignore[misc]
+    yield from product(*axes)
 
 
 def _look_at_slices(
     first: int,
+    places: Iterable[tuple[int, int]],
     look: Callable[[Box], NDArray[np.float32]],
     *,
-    inside: Box,
     window: Shape,
     scale: Shape,
     into: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
     """Mark what is seen in thin windows at one height; whether it is, per row and column."""
     depth, height, width = window
-    whole = tuple(n * s for n, s in zip(into.shape, scale, strict=True))
     plane = np.zeros(into.shape[1:], np.bool_)
-    for row, column in in_plane_starts(inside, whole, window):  # type: ignore[arg-type]
+    for row, column in places:
         box = Box(start=(first, row, column), stop=(first + depth, row + height, column + width))
         found = look(box) >= SEEN
         # To whole coarse voxels: half of one more or less is within the margin.
@@ -169,13 +182,4 @@ def _finer(box: Box, scale: Shape) -> Box:
     return Box(
         start=tuple(a * s for a, s in zip(box.start, scale, strict=True)),  # type: ignore[arg-type]
         stop=tuple(b * s for b, s in zip(box.stop, scale, strict=True)),  # type: ignore[arg-type]
-    )
-
-
-def _overlap(a: Box, b: Box) -> bool:
-    return all(
-        max(p) < min(q)
-        for p, q in zip(
-            zip(a.start, b.start, strict=True), zip(a.stop, b.stop, strict=True), strict=True
-        )
     )

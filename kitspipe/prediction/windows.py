@@ -5,15 +5,16 @@ Arrays are (Z, Y, X). A network may give finer output than its input by a whole 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise, product
-from typing import Literal
+from itertools import pairwise, product
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kitspipe.imaging.volume import Shape
+from kitspipe.imaging.volume import Box, Shape
 
 Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Patches (N, Z, Y, X) to probabilities (N, Z*rz, Y*ry, X*rx)."""
@@ -63,12 +64,42 @@ def owned_spans(length: int, window: int, stride: int) -> tuple[Span, ...]:
 
     Source: paper 2.4 ("output_array[16:48]").
     """
-    starts = window_starts(length, window, stride)
     # Between two windows the border lies in the middle of what both see.
+    return spans_of(window_starts(length, window, stride), window)
+
+
+def starts_over(part: tuple[int, int], length: int, window: int, core: int) -> tuple[int, ...]:
+    """First voxels of the fewest windows whose middles cover a part of an axis.
+
+    Args:
+        part: first voxel and the one behind the last.
+        length: voxels of the axis, at least `window`.
+        window: voxels per window.
+        core: voxels in a window's middle that count; at an axis' ends its border does, too.
+
+    Raises:
+        ValueError: the core is larger than the window, or the window than the axis.
+    """
+    if not 1 <= core <= window <= length:
+        raise ValueError(f"need 1 <= core {core} <= window {window} <= length {length}")
+    margin = (window - core) // 2
+    # At the axis' ends there is nothing beyond that a window could see.
+    low = 0 if part[0] <= margin else part[0] - margin
+    high = length if part[1] >= length - margin else part[1] + margin
+    count = max(1, math.ceil((high - low - 2 * margin) / core))
+    if count == 1:
+        return (min(max(0, (low + high - window) // 2), length - window),)
+    return tuple(round(start) for start in np.linspace(low, high - window, count))
+
+
+def spans_of(starts: Sequence[int], window: int) -> tuple[Span, ...]:
+    """Windows that start there, each with the voxels for which its border is farthest."""
     cuts = [(a + window + b) // 2 for a, b in pairwise(starts)]
     return tuple(
         Span(start=start, first=first, last=last)
-        for start, first, last in zip(starts, [0, *cuts], [*cuts, length], strict=True)
+        for start, first, last in zip(
+            starts, [starts[0], *cuts], [*cuts, starts[-1] + window], strict=True
+        )
     )
 
 
@@ -81,21 +112,18 @@ def predict_windows(
     refinement: Shape = (1, 1, 1),
     blend: Literal["center", "gaussian"] = "center",
     fill: float = 0.0,
-    at_once: int = 1,
 ) -> NDArray[np.float32]:
     """Probabilities of a whole volume from overlapping windows.
 
     Args:
         image: (Z, Y, X) float32; an axis shorter than the patch is padded on both ends.
-        forward: what gives probabilities for `at_once` patches.
+        forward: what gives probabilities; gets a window at a time.
         patch_size: (Z, Y, X) voxels.
         stride: (Z, Y, X) voxels between windows, at most the patch.
         refinement: output voxels per input voxel and axis.
         blend: "center" takes each voxel from the window whose border is farthest (paper 2.4),
             "gaussian" averages with weights that fall to the border (sigma 1/8 of the patch).
         fill: what is padded.
-        at_once: windows that go through `forward` together, always that many: where the last ones
-            are fewer, one of them is repeated.
 
     Returns:
         (Z*rz, Y*ry, X*rx) float32.
@@ -109,7 +137,7 @@ def predict_windows(
     )
     spans = [owned_spans(*axis) for axis in zip(padded.shape, patch_size, stride, strict=True)]
     collect = _centers if blend == "center" else _gaussians
-    windows = _probabilities(padded, forward, spans, patch_size, at_once)
+    windows = _probabilities(padded, forward, spans, patch_size)
     shape = [n * r for n, r in zip(padded.shape, refinement, strict=True)]
     whole = collect(windows, shape, spans, patch_size, refinement)
     return whole[
@@ -118,6 +146,99 @@ def predict_windows(
             for b, n, r in zip(before, image.shape, refinement, strict=True)
         )
     ]
+
+
+def predict_part(
+    image: NDArray[Any],
+    forward: Callable[[NDArray[Any]], NDArray[np.float32]],
+    windows: Sequence[Window],
+    box: Box,
+    *,
+    patch_size: Shape,
+    refinement: Shape,
+    blend: Literal["center", "gaussian"],
+) -> NDArray[np.float32]:
+    """Probabilities in a part of a volume from some windows; 0 where none of them counts.
+
+    Args:
+        image: (Z, Y, X), at least as large as the patch.
+        forward: a patch (Z, Y, X) to probabilities (Z*rz, Y*ry, X*rx).
+        windows: those that are looked at.
+        box: the part that is wanted.
+        patch_size: (Z, Y, X) voxels.
+        refinement: output voxels per input voxel and axis.
+        blend: as for `predict_windows`, over the windows given.
+
+    Returns:
+        (Z*rz, Y*ry, X*rx) float32 of the box.
+    """
+    shape = [n * r for n, r in zip(box.shape, refinement, strict=True)]
+    whole, total = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    for window in windows:
+        patch = image[
+            tuple(slice(s.start, s.start + n) for s, n in zip(window, patch_size, strict=True))
+        ]
+        inner, outer, weights = [], [], []
+        for span, size, r, first, last in zip(
+            window, patch_size, refinement, box.start, box.stop, strict=True
+        ):
+            a, b = max(first, span.start), min(last, span.start + size)
+            inner.append(slice((a - span.start) * r, max(a, b) * r - span.start * r))
+            outer.append(slice((a - first) * r, (max(a, b) - first) * r))
+            weights.append(axis_weights(span, size, r, blend)[inner[-1]])
+        weight = weights[0][:, None, None] * weights[1][:, None] * weights[2]
+        if weight.size:
+            whole[tuple(outer)] += forward(patch)[tuple(inner)] * weight
+            total[tuple(outer)] += weight
+    np.divide(whole, total, out=whole, where=total > 0)
+    return whole
+
+
+def axis_weights(
+    span: Span, size: int, refinement: int, blend: Literal["center", "gaussian"]
+) -> NDArray[np.float32]:
+    """How much a window counts at each of its voxels along an axis, (size * refinement,)."""
+    if blend == "gaussian":
+        return _bell(size * refinement)
+    owned = np.zeros(size * refinement, np.float32)
+    owned[(span.first - span.start) * refinement : (span.last - span.start) * refinement] = 1
+    return owned
+
+
+def windows_that_count(
+    spans: Sequence[Sequence[Span]],
+    mask: NDArray[np.bool_],
+    scale: Shape,
+    patch_size: Shape,
+    *,
+    blend: Literal["center", "gaussian"],
+    least_share: float,
+) -> list[Window]:
+    """The windows that make up at least a share of what all would say at some voxel of a mask.
+
+    Args:
+        spans: the windows of each axis.
+        mask: (Z, Y, X) on coarse voxels.
+        scale: voxels per coarse voxel.
+        patch_size: (Z, Y, X) voxels.
+        blend: how overlaps count.
+        least_share: of what is said at a voxel, in (0, 1].
+    """
+    shares = []
+    for axis, of_axis in enumerate(spans):
+        places = (np.arange(mask.shape[axis]) * scale[axis] + scale[axis] // 2).astype(int)
+        weights = np.zeros((len(of_axis), places.size), np.float32)
+        for row, span in zip(weights, of_axis, strict=True):
+            inside = (places >= span.start) & (places < span.start + patch_size[axis])
+            values = axis_weights(span, patch_size[axis], 1, blend)
+            row[inside] = values[places[inside] - span.start]
+        shares.append(weights / np.maximum(weights.sum(axis=0), np.finfo(np.float32).tiny))
+    counting: list[Window] = []
+    for (i, z), (j, y), (k, x) in product(*map(enumerate, spans)):
+        share = shares[0][i][:, None, None] * shares[1][j][:, None] * shares[2][k]
+        if (share[mask] >= least_share).any():
+            counting.append((z, y, x))
+    return counting
 
 
 def _centers(
@@ -171,18 +292,10 @@ def _probabilities(
     forward: Forward,
     spans: list[tuple[Span, ...]],
     patch_size: Shape,
-    at_once: int,
 ) -> Iterator[tuple[Window, NDArray[np.float32]]]:
-    windows = product(*spans)
-    while group := list(islice(windows, at_once)):
-        patches = [
-            image[
-                tuple(slice(s.start, s.start + n) for s, n in zip(window, patch_size, strict=True))
-            ]
-            for window in group
-        ]
-        patches += patches[:1] * (at_once - len(group))
-        yield from zip(group, forward(np.stack(patches)), strict=False)
+    for window in product(*spans):
+        place = tuple(slice(s.start, s.start + n) for s, n in zip(window, patch_size, strict=True))
+        yield window, forward(image[place][None])[0]
 
 
 def _bell(size: int) -> NDArray[np.float32]:
