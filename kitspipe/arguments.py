@@ -172,6 +172,23 @@ def _evaluate(parser: Parser) -> None:
     _add_jobs(parser)
 
 
+def _measure(parser: Parser) -> None:
+    parser.add_argument(
+        "-i", "--masks", type=Path, required=True, help="masks, any layout, or one mask"
+    )
+    parser.add_argument(
+        "-c", "--images", type=Path, default=None, help="their CTs, as predict takes them, for HU"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("measurements.csv"),
+        help="the table; a .json with all numbers is written beside",
+    )
+    _add_jobs(parser)
+
+
 def _describe(parser: Parser) -> None:
     _add_workspace(parser)
 
@@ -277,6 +294,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "train": ("train one fold of a stage; run again, it goes on where it stopped", _train),
     "predict": ("segment new scans with the whole cascade", _predict),
     "evaluate": ("score predictions with the official KiTS metrics", _evaluate),
+    "measure": ("measure kidneys and tumors of masks: mm, ml, HU, R.E.N.A.L.", _measure),
     "demo": ("paint scans, then run the whole flow on them", _demo),
 }
 """name: (one line of help, function that adds its arguments)."""

@@ -1,8 +1,8 @@
 """READ FIRST: one function per command, in the order of the flow.
 
 raw -- check -- fingerprint -- plan -- preprocess -- train kidney -- train tumor -- predict
--- evaluate. Each function returns the command's exit status. Folders are imported where they are
-used, so that commands without networks start without torch.
+-- evaluate, measure. Each function returns the command's exit status. Folders are imported where
+they are used, so that commands without networks start without torch.
 """
 
 from __future__ import annotations
@@ -178,6 +178,7 @@ def train(
     restart: bool,
 ) -> int:
     """Train one fold of a stage and validate it on whole cases."""
+    from kitspipe.evaluation.validation import validate_fold
     from kitspipe.networks.device import pick_device
     from kitspipe.planning.planner import read_fold, read_plan, training_key
     from kitspipe.prediction.cascade import region_tumor
@@ -206,32 +207,9 @@ def train(
         if not is_complete:
             console.info(f"stopped; the same command goes on from {folder}")
             return STOPPED
-        scores = [] if fold == "all" else _validate(stage, fold, place, validation_ids, device)
+        scores = [] if fold == "all" else validate_fold(stage, fold, place, validation_ids, device)
     console.summary(f"train {stage} fold {fold}", [*scores, ("results", folder)])
     return ALL_DONE
-
-
-def _validate(
-    stage: Stage, fold: Fold, place: Workspace, ids: Sequence[str], device: str
-) -> list[tuple[str, str]]:
-    """Whole validation cases through the fold's networks; rows for the summary."""
-    from kitspipe.evaluation.validation import validate_kidney, validate_tumor
-    from kitspipe.prediction.run import load_cascade, trained_folds
-    from kitspipe.preprocessing.preprocess import source_cases
-
-    cases, folder = source_cases(place, stage, ids), place.fold_folder(stage, fold)
-    if stage == "kidney":
-        cascade = load_cascade(place, [fold], device, ["kidney"])
-        dice = validate_kidney(cascade, cases, folder / "validation")
-        return [("kidney Dice", f"{dice:.4f}")]
-    cascade = load_cascade(place, [fold], device, ["tumor"])
-    inside = validate_tumor(cascade, cases, folder / "validation", end_to_end=False)
-    rows = [("tumor Dice in reference kidneys", f"{inside.kits19.tumor:.4f}")]
-    if fold in trained_folds(place, "kidney"):
-        cascade = load_cascade(place, [fold], device)
-        whole = validate_tumor(cascade, cases, folder / "validation_end_to_end", end_to_end=True)
-        rows.append(("tumor Dice end to end", f"{whole.kits19.tumor:.4f}"))
-    return rows
 
 
 def predict(
@@ -286,6 +264,18 @@ def evaluate(*, references: Path, predictions: Path, output: Path | None, jobs: 
     console.table(*scoring.as_table(evaluation))
     console.summary("evaluate", [("scores", csv), ("summary", summary)])
     return _status(evaluation.failures)
+
+
+def measure(*, masks: Path, images: Path | None, output: Path, jobs: int | None) -> int:
+    """Kidneys and tumors of masks in mm, ml and, with their CTs, HU."""
+    from kitspipe.evaluation.measurement_files import measure_files
+
+    done = measure_files(masks, images, output, jobs)
+    for case in done.cases:
+        for text in case.warnings:
+            console.warning(f"{case.case_id}: {text}")
+    console.summary("measure", done.rows)
+    return _status(done.failures)
 
 
 def demo(

@@ -38,6 +38,9 @@ from kitspipe.imaging.components import components
 from kitspipe.imaging.volume import Box, Grid, Shape, Triple, Volume
 from kitspipe.planning.plan import Labels
 
+GRID_TOLERANCE_MM = 0.1
+"""How far a CT's corners may lie from the mask's: a quarter of KiTS's smallest pixel."""
+
 
 def measure_case(
     labels: Volume, image: Volume | None, values: Labels, case_id: str
@@ -53,7 +56,7 @@ def measure_case(
     Raises:
         ValueError: the CT lies on another grid.
     """
-    if image is not None and not image.grid.close_to(labels.grid, 0.1):
+    if image is not None and not image.grid.close_to(labels.grid, GRID_TOLERANCE_MM):
         raise ValueError(f"CT on {image.grid}, labels on {labels.grid}")
     pieces = find_pieces(labels, values)
     scan = _Scan(labels=labels, image=image, values=values)

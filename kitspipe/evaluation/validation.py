@@ -22,10 +22,31 @@ from kitspipe.imaging.volume import Volume
 from kitspipe.planning.plan import Labels
 from kitspipe.prediction.cascade import Cascade, find_kidneys, segment, tumors_in
 from kitspipe.prediction.postprocess import merge
-from kitspipe.preprocessing.preprocess import kidney_mask
+from kitspipe.prediction.run import Fold, load_cascade, trained_folds
+from kitspipe.preprocessing.preprocess import kidney_mask, source_cases
+from kitspipe.workspace import Stage, Workspace
 
 Segment = Callable[[Volume, Volume], Volume]
 """(CT, reference labels) -> predicted labels on the same grid."""
+
+
+def validate_fold(
+    stage: Stage, fold: Fold, place: Workspace, ids: Sequence[str], device: str
+) -> list[tuple[str, str]]:
+    """Whole validation cases through the fold's networks; rows for a summary."""
+    cases, folder = source_cases(place, stage, ids), place.fold_folder(stage, fold)
+    if stage == "kidney":
+        cascade = load_cascade(place, [fold], device, ["kidney"])
+        score = validate_kidney(cascade, cases, folder / "validation")
+        return [("kidney Dice", f"{score:.4f}")]
+    cascade = load_cascade(place, [fold], device, ["tumor"])
+    inside = validate_tumor(cascade, cases, folder / "validation", end_to_end=False)
+    rows = [("tumor Dice in reference kidneys", f"{inside.kits19.tumor:.4f}")]
+    if fold in trained_folds(place, "kidney"):
+        cascade = load_cascade(place, [fold], device)
+        whole = validate_tumor(cascade, cases, folder / "validation_end_to_end", end_to_end=True)
+        rows.append(("tumor Dice end to end", f"{whole.kits19.tumor:.4f}"))
+    return rows
 
 
 def validate_kidney(cascade: Cascade, cases: Sequence[Case], folder: Path) -> float:
