@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kitspipe.evaluation.contact import contact_area_mm2, gap_mm
-from kitspipe.evaluation.contour import contour_of
+from kitspipe.evaluation.contour import contour_of, with_edges
 from kitspipe.evaluation.diameters import (
     axial_diameters,
     largest_diameter_mm,
@@ -124,6 +124,7 @@ class _Relations:
     def __init__(self, kidney: Kidney, grid: Grid) -> None:
         self.kidney = kidney
         self.contour = contour_of(kidney.tissue, grid.spacing)
+        self.edged = with_edges(kidney.tissue, kidney.parenchyma, grid.spacing)
         inside = self.contour.hull.mask(kidney.box.shape)
         self.sinus = find_sinus(kidney, inside, grid)
         self.polar_lines = polar_lines(kidney, points_of(self.sinus.mouth, kidney.box, grid))
@@ -219,7 +220,7 @@ def _in_kidney(
         "side": kidney.side,
         "pole": "lower" if along < 1 / 3 else "middle" if along <= 2 / 3 else "upper",
         "exophytic_share": outside,
-        "contact_area_mm2": contact_area_mm2(mask, kidney.tissue, grid.spacing),
+        "contact_area_mm2": contact_area_mm2(mask, relations.edged, grid.spacing),
         "kidney_gap_mm": tumor.gap_mm,
         "sinus_distance_mm": sinus_mm,
         "renal": renal_score(
