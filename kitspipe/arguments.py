@@ -230,6 +230,23 @@ def _report(parser: Parser) -> None:
     _add_jobs(parser)
 
 
+def _measure(parser: Parser) -> None:
+    parser.add_argument(
+        "-i", "--masks", type=Path, required=True, help="masks, any layout, or one mask"
+    )
+    parser.add_argument(
+        "-c", "--images", type=Path, default=None, help="their CTs, as predict takes them, for HU"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("measurements.csv"),
+        help="the table; a .json with all numbers is written beside",
+    )
+    _add_jobs(parser)
+
+
 def _describe(parser: Parser) -> None:
     _add_workspace(parser)
 
@@ -339,6 +356,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
         _evaluate,
     ),
     "report": ("write pages to review masks with, for any browser", _report),
+    "measure": ("measure kidneys and tumors of masks: mm, ml, HU, R.E.N.A.L.", _measure),
     "demo": ("paint scans, then run the whole flow on them", _demo),
 }
 """name: (one line of help, function that adds its arguments)."""

@@ -317,6 +317,18 @@ def report(
     return _status(done.failures)
 
 
+def measure(*, masks: Path, images: Path | None, output: Path, jobs: int | None) -> int:
+    """Kidneys and tumors of masks in mm, ml and, with their CTs, HU."""
+    from kitspipe.evaluation.measurement_files import measure_files
+
+    done = measure_files(masks, images, output, jobs)
+    for case in done.cases:
+        for text in case.warnings:
+            console.warning(f"{case.case_id}: {text}")
+    console.summary("measure", done.rows)
+    return _status(done.failures)
+
+
 def demo(
     *,
     output: Path,

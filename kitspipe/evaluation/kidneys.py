@@ -115,8 +115,10 @@ def axis_of(points: Vector, spacing: Sequence[float], superior: Vector) -> Vecto
 
 def are_beside(boxes: Sequence[Box]) -> bool:
     """Whether there are several kidneys and not all in the same columns, above each other."""
+    if len(boxes) < 2:
+        return False
     first, last = max(b.start[2] for b in boxes), min(b.stop[2] for b in boxes)
-    return len(boxes) > 1 and last - first <= min(b.shape[2] for b in boxes) / 2
+    return last - first <= min(b.shape[2] for b in boxes) / 2
 
 
 def sides_of_several(centers_mm: Sequence[Vector], grid: Grid) -> list[Side]:

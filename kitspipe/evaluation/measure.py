@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kitspipe.evaluation.contact import contact_area_mm2, gap_mm
-from kitspipe.evaluation.contour import contour_of
+from kitspipe.evaluation.contour import contour_of, with_edges
 from kitspipe.evaluation.diameters import (
     axial_diameters,
     largest_diameter_mm,
@@ -38,6 +38,9 @@ from kitspipe.imaging.components import components
 from kitspipe.imaging.volume import Box, Grid, Shape, Triple, Volume
 from kitspipe.planning.plan import Labels
 
+GRID_TOLERANCE_MM = 0.1
+"""How far a CT's corners may lie from the mask's: a quarter of KiTS's smallest pixel."""
+
 
 def measure_case(
     labels: Volume, image: Volume | None, values: Labels, case_id: str
@@ -53,7 +56,7 @@ def measure_case(
     Raises:
         ValueError: the CT lies on another grid.
     """
-    if image is not None and not image.grid.close_to(labels.grid, 0.1):
+    if image is not None and not image.grid.close_to(labels.grid, GRID_TOLERANCE_MM):
         raise ValueError(f"CT on {image.grid}, labels on {labels.grid}")
     pieces = find_pieces(labels, values)
     scan = _Scan(labels=labels, image=image, values=values)
@@ -121,6 +124,7 @@ class _Relations:
     def __init__(self, kidney: Kidney, grid: Grid) -> None:
         self.kidney = kidney
         self.contour = contour_of(kidney.tissue, grid.spacing)
+        self.edged = with_edges(kidney.tissue, kidney.parenchyma, grid.spacing)
         inside = self.contour.hull.mask(kidney.box.shape)
         self.sinus = find_sinus(kidney, inside, grid)
         self.polar_lines = polar_lines(kidney, points_of(self.sinus.mouth, kidney.box, grid))
@@ -216,7 +220,7 @@ def _in_kidney(
         "side": kidney.side,
         "pole": "lower" if along < 1 / 3 else "middle" if along <= 2 / 3 else "upper",
         "exophytic_share": outside,
-        "contact_area_mm2": contact_area_mm2(mask, kidney.tissue, grid.spacing),
+        "contact_area_mm2": contact_area_mm2(mask, relations.edged, grid.spacing),
         "kidney_gap_mm": tumor.gap_mm,
         "sinus_distance_mm": sinus_mm,
         "renal": renal_score(
