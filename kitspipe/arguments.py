@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from kitspipe.argument_types import above_zero, fold, natural, part, positive
+
 Parser = argparse.ArgumentParser
 
 # Source: the challenge's own download scripts (kits19, kits23) and its repository's data folder.
@@ -45,7 +47,7 @@ def _add_data(parser: Parser) -> None:
 
 def _add_jobs(parser: Parser) -> None:
     parser.add_argument(
-        "-j", "--jobs", type=_positive, default=None, help="cases at once; default: one per core"
+        "-j", "--jobs", type=positive, default=None, help="cases at once; default: one per core"
     )
 
 
@@ -80,6 +82,17 @@ def _add_planning(parser: Parser) -> None:
 def _add_device(parser: Parser) -> None:
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1, mps; auto takes what is there"
+    )
+
+
+def _add_folds(parser: Parser) -> None:
+    parser.add_argument(
+        "-f",
+        "--folds",
+        type=fold,
+        nargs="+",
+        default=None,
+        help="folds to average; default: all that are trained in both stages",
     )
 
 
@@ -118,11 +131,11 @@ def _plan_and_preprocess(parser: Parser) -> None:
 
 def _train(parser: Parser) -> None:
     parser.add_argument("stage", choices=["kidney", "tumor"], help="which network")
-    parser.add_argument("fold", type=_fold, help="0, 1, ... or all: the fold held out")
+    parser.add_argument("fold", type=fold, help="0, 1, ... or all: the fold held out")
     _add_workspace(parser)
     _add_device(parser)
     parser.add_argument(
-        "--workers", type=_natural, default=2, help="processes that load and augment; 0: none"
+        "--workers", type=natural, default=2, help="processes that load and augment; 0: none"
     )
     parser.add_argument(
         "--restart", action="store_true", help="throw the fold's training away and start anew"
@@ -145,16 +158,73 @@ def _predict(parser: Parser) -> None:
         help="which CT series of a DICOM folder or zip; default: that with the most slices",
     )
     _add_workspace(parser)
+    _add_folds(parser)
     parser.add_argument(
-        "-f",
-        "--folds",
-        type=_fold,
-        nargs="+",
+        "-m",
+        "--model",
+        type=Path,
         default=None,
-        help="folds to average; default: all that are trained in both stages",
+        metavar="FILE",
+        help="a file of kitspipe_export, or a folder, instead of the workspace's own model",
     )
     _add_device(parser)
     parser.add_argument("--overwrite", action="store_true", help="do cases anew that are there")
+    parser.add_argument(
+        "--format",
+        choices=["nii.gz", "nii", "nrrd", "mha", "input"],
+        default="nii.gz",
+        help="of the masks; input: that of each scan (DICOM: nii.gz)",
+    )
+    parser.add_argument(
+        "--probabilities", action="store_true", help="write them too, in probabilities/"
+    )
+    parser.add_argument(
+        "--dicom-seg", action="store_true", help="write DICOM-SEG too, for scans that are DICOM"
+    )
+    parser.add_argument(
+        "--part", type=part, default=None, metavar="I/N", help="only the I-th of N parts: 1/4"
+    )
+    parser.add_argument(
+        "--case-seconds",
+        type=above_zero,
+        default=None,
+        metavar="S",
+        help="a case that takes longer fails",
+    )
+    parser.add_argument(
+        "--case-memory",
+        type=above_zero,
+        default=None,
+        metavar="GIB",
+        help="a case whose process holds more fails",
+    )
+    _add_cluster(parser)
+
+
+def _export(parser: Parser) -> None:
+    _add_workspace(parser)
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("model.kitspipe"), help="the file to write"
+    )
+    _add_folds(parser)
+
+
+def _install(parser: Parser) -> None:
+    parser.add_argument("file", type=Path, help="what kitspipe_export wrote")
+    parser.add_argument(
+        "-w", "--workspace", type=Path, default=Path(), help="folder that gets plans/ and results/"
+    )
+    parser.add_argument(
+        "-p",
+        "--plan",
+        dest="plan_name",
+        default=None,
+        metavar="NAME",
+        help="what to call the plan; default: as in the file",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace another model of that name"
+    )
 
 
 def _evaluate(parser: Parser) -> None:
@@ -184,7 +254,7 @@ def _demo(parser: Parser) -> None:
         default=None,
         help="paint CTs around these masks (KiTS folders) instead of invented anatomy",
     )
-    parser.add_argument("--cases", type=_positive, default=None, help="how many scans are painted")
+    parser.add_argument("--cases", type=positive, default=None, help="how many scans are painted")
     parser.add_argument(
         "--spacing",
         type=float,
@@ -238,28 +308,8 @@ def _download(parser: Parser) -> None:
     )
     parser.add_argument("--no-masks", action="store_true", help="images only")
     parser.add_argument(
-        "-j", "--jobs", type=_positive, default=4, help="files at once over the network"
+        "-j", "--jobs", type=positive, default=4, help="files at once over the network"
     )
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is below 1")
-    return number
-
-
-def _natural(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{number} is below 0")
-    return number
-
-
-def _fold(text: str) -> int | str:
-    if text != "all" and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is no fold: give a number from 0, or all")
-    return text if text == "all" else int(text)
 
 
 COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
@@ -276,6 +326,8 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "preprocess": ("turn scans into training arrays", _preprocess),
     "train": ("train one fold of a stage; run again, it goes on where it stopped", _train),
     "predict": ("segment new scans with the whole cascade", _predict),
+    "export": ("write the trained cascade as one file", _export),
+    "install": ("take a cascade that was exported into a workspace", _install),
     "evaluate": ("score predictions with the official KiTS metrics", _evaluate),
     "demo": ("paint scans, then run the whole flow on them", _demo),
 }

@@ -11,11 +11,16 @@ import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from kitspipe import console
-from kitspipe.errors import ALL_DONE, SOME_CASES_FAILED, STOPPED, UserError
+from kitspipe.errors import ALL_DONE, SOME_CASES_FAILED, STOPPED
 from kitspipe.workspace import STAGES, Stage, Workspace, sweep
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from kitspipe.prediction.predict import Options
 
 Fold = int | Literal["all"]
 Size = Literal["standard", "small"]
@@ -216,7 +221,8 @@ def _validate(
 ) -> list[tuple[str, str]]:
     """Whole validation cases through the fold's networks; rows for the summary."""
     from kitspipe.evaluation.validation import validate_kidney, validate_tumor
-    from kitspipe.prediction.run import load_cascade, trained_folds
+    from kitspipe.prediction.job import trained_folds
+    from kitspipe.prediction.run import load_cascade
     from kitspipe.preprocessing.preprocess import source_cases
 
     cases, folder = source_cases(place, stage, ids), place.fold_folder(stage, fold)
@@ -235,42 +241,33 @@ def _validate(
 
 
 def predict(
-    *,
-    images: Path,
-    output: Path,
-    workspace: Path,
-    plan_name: str,
-    folds: Sequence[Fold] | None,
-    device: str,
-    overwrite: bool,
-    series: str | None = None,
+    *, images: Path, output: Path, workspace: Path, plan_name: str, **options: Unpack[Options]
 ) -> int:
     """Segment scans with the whole cascade; masks that are there are kept."""
-    from kitspipe.dataset.cases import find_images
-    from kitspipe.prediction.run import load_cascade, predict_case, unfinished
+    from kitspipe.prediction.predict import predict_scans
 
-    cases = find_images(images, series)
-    cascade = load_cascade(Workspace(root=workspace, plan_name=plan_name), folds, device)
-    todo = unfinished(cases, output, cascade, overwrite=overwrite)
-    failures = []
-    for case in console.progress(todo, len(todo), "predict"):
-        try:
-            prediction = predict_case(case, output, cascade)
-        except UserError as error:
-            failures.append((case.id, str(error)))
-            continue
-        for text in prediction.warnings:
-            console.warning(f"{case.id}: {text}")
-        console.detail(f"{case.id}: seconds {prediction.seconds}")
-    console.summary(
-        "predict",
-        [
-            ("written", len(todo) - len(failures)),
-            ("kept", len(cases) - len(todo)),
-            ("masks", output),
-        ],
-    )
-    return _status(failures)
+    place = Workspace(root=workspace, plan_name=plan_name)
+    done = predict_scans(images, output, place, options)
+    console.summary("predict", [*done.rows, ("masks", output), ("report", output / "run.json")])
+    return _status(done.failures)
+
+
+def export(*, workspace: Path, plan_name: str, output: Path, folds: Sequence[Fold] | None) -> int:
+    """Write the trained cascade as one file."""
+    from kitspipe.prediction.export import export_model
+
+    done = export_model(Workspace(root=workspace, plan_name=plan_name), output, folds)
+    console.summary("export", [*done.rows, ("file", output)])
+    return ALL_DONE
+
+
+def install(*, file: Path, workspace: Path, plan_name: str | None, overwrite: bool) -> int:
+    """Take an exported cascade into a workspace."""
+    from kitspipe.prediction.install import install_model
+
+    place = install_model(file, workspace, plan_name, overwrite=overwrite)
+    console.summary("install", [("plan", place.plan_file), ("results", place.results_folder)])
+    return ALL_DONE
 
 
 def evaluate(*, references: Path, predictions: Path, output: Path | None, jobs: int | None) -> int:

@@ -6,7 +6,7 @@ Arrays are (Z, Y, X); probabilities travel between grids, labels don't.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from kitspipe.imaging.components import signed_distance
 from kitspipe.imaging.resample import resample_image, resample_labels, resample_linear
 from kitspipe.imaging.volume import Box, Grid, Volume
+from kitspipe.networks.batches import forward_in_parts
 from kitspipe.networks.resunet3d import ResUNet3D
 from kitspipe.networks.vnet25d import VNet25D
 from kitspipe.planning.plan import KidneyPlan, Plan, TumorPlan
@@ -43,12 +44,14 @@ class Cascade:
         kidney: one network per fold.
         tumor: one network per fold.
         device: where they run.
+        observe: gets each probability map with its class and grid, before it is decided.
     """
 
     plan: Plan
     kidney: Sequence[ResUNet3D]
     tumor: Sequence[VNet25D]
     device: torch.device
+    observe: Callable[[str, NDArray[np.float32], Grid], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -117,9 +120,10 @@ def find_kidneys(image: Volume, cascade: Cascade) -> Kidneys:
     probability = kidney_probability(
         resample_image(image, grid).array.astype(np.int16), cascade.kidney, plan, cascade.device
     )
-    mask = _threshold(
-        probability, grid.refined(plan.network.target_refinement), image.grid, KIDNEY_THRESHOLD
-    )
+    refined = grid.refined(plan.network.target_refinement)
+    if cascade.observe is not None:
+        cascade.observe("kidney", probability, refined)
+    mask = _threshold(probability, refined, image.grid, KIDNEY_THRESHOLD)
     kidney, boxes = clean_kidneys(mask, image.grid, plan.minimal_kidney_ml)
     return Kidneys(mask=kidney, count=len(boxes), is_cut=bool(kidney[0].any() or kidney[-1].any()))
 
@@ -173,7 +177,9 @@ def kidney_probability(
 
     def forward(patches: NDArray[np.float32]) -> NDArray[np.float32]:
         tensor = torch.from_numpy(patches)[:, None].to(device)
-        mean = _mean_probability([network.forward_finest(tensor) for network in networks])
+        mean = _mean_probability(
+            [forward_in_parts(network.forward_finest, tensor) for network in networks]
+        )
         volumes: NDArray[np.float32] = mean[:, 0]
         return volumes
 
@@ -214,6 +220,9 @@ def tumor_classes(
         plan,
         cascade.device,
     )
+    if cascade.observe is not None:
+        for name, of_class in zip(("tumor", "cyst"), probability, strict=False):
+            cascade.observe(name, of_class, grid)
     return classes_of(
         np.stack([resample_linear(p, grid, crop.grid) for p in probability]), plan.threshold
     )
@@ -253,7 +262,7 @@ def tumor_probability(
         middles = wanted[first : first + _SLICES_AT_ONCE]
         slabs = image[np.clip(middles[:, None] + reach, 0, slices - 1)]
         tensor = torch.from_numpy(slabs).to(device)
-        mean = _mean_probability([network(tensor) for network in networks])
+        mean = _mean_probability([forward_in_parts(network, tensor) for network in networks])
         inside = mean[..., top : top + height, left : left + width]
         probability[:, middles] = inside.transpose(1, 0, 2, 3)
     probability *= mask
