@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kitspipe import __version__, console, errors
-from kitspipe.arguments import COMMANDS, Parser
+from kitspipe.arguments.commands import COMMANDS
+from kitspipe.arguments.shared import Parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -13,6 +15,7 @@ QUIET, NORMAL, VERBOSE = 0, 1, 2
 _PLAIN_LINE_EVERY_S = 10.0
 _BAR_AFTER_S = 2.0
 _verbosity = NORMAL
+_collected: ContextVar[list[str] | None] = ContextVar("_collected", default=None)
 
 
 def set_verbosity(level: int) -> None:
@@ -34,8 +37,23 @@ def detail(text: str) -> None:
 
 
 def warning(text: str) -> None:
-    """Something that a user should look at, on stderr."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    """Something that a user should look at, on stderr, or kept where warnings are collected."""
+    kept = _collected.get()
+    if kept is None:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+    elif text not in kept:
+        kept.append(text)
+
+
+@contextmanager
+def collected_warnings() -> Iterator[list[str]]:
+    """Warnings of this thread are not printed while the context lasts; each is listed once."""
+    texts: list[str] = []
+    token = _collected.set(texts)
+    try:
+        yield texts
+    finally:
+        _collected.reset(token)
 
 
 def error(text: str) -> None:

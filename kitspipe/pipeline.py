@@ -7,15 +7,19 @@ they are used, so that commands without networks start without torch.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from kitspipe import console
-from kitspipe.errors import ALL_DONE, SOME_CASES_FAILED, STOPPED, UserError
+from kitspipe.errors import ALL_DONE, SOME_CASES_FAILED
 from kitspipe.workspace import STAGES, Stage, Workspace, sweep
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from kitspipe.prediction.predict import Options
 
 Fold = int | Literal["all"]
 Size = Literal["standard", "small"]
@@ -178,104 +182,56 @@ def train(
     restart: bool = False,
 ) -> int:
     """Train and validate a fold of a stage; without a number every fold, "all" both stages."""
+    from kitspipe.cross_validation import train_fold
     from kitspipe.planning.planner import count_folds
 
     place = Workspace(root=workspace, plan_name=plan_name)
     for one_stage in STAGES if stage == "all" else (stage,):
         for one_fold in range(count_folds(place)) if fold is None else (fold,):
-            status = _train_fold(one_stage, one_fold, place, device, workers, restart)
+            status = train_fold(one_stage, one_fold, place, device, workers, restart)
             if status != ALL_DONE:
                 return status
     return ALL_DONE
 
 
-def _train_fold(
-    stage: Stage, fold: Fold, place: Workspace, device: str, workers: int, restart: bool
-) -> int:
-    from kitspipe.evaluation.validation import validate_fold
-    from kitspipe.networks.device import pick_device
-    from kitspipe.planning.planner import read_fold, read_plan, training_key
-    from kitspipe.prediction.cascade import region_tumor
-    from kitspipe.preprocessing.out_of_fold import predicted_regions
-    from kitspipe.preprocessing.preprocess import open_cases
-    from kitspipe.training.lock import only_training_in
-    from kitspipe.training.stages import PredictedRegions, kidney_task, tumor_task
-    from kitspipe.training.trainer import StopSignal, Trainer
-
-    on = pick_device(device)
-    the_plan, folder = read_plan(place), place.fold_folder(stage, fold)
-    training_ids, validation_ids = read_fold(place, fold)
-    training = open_cases(place, stage, the_plan, training_ids)
-    validation = open_cases(place, stage, the_plan, validation_ids)
-    if stage == "kidney":
-        task = kidney_task(the_plan, training, validation)
-    else:
-        predict_region = partial(region_tumor, plan=the_plan.tumor, device=on)
-        predicted = PredictedRegions(
-            training=predicted_regions(place, the_plan, training_ids),
-            validation=predicted_regions(place, the_plan, validation_ids),
-        )
-        cases = len({region.case_id for region in predicted.training})
-        console.info(f"kidneys predicted out of fold: {cases} of {len(training_ids)} cases")
-        task = tumor_task(the_plan, training, validation, predict_region, predicted)
-    key = training_key(the_plan, stage)
-    with only_training_in(folder):
-        if restart and folder.exists():
-            shutil.rmtree(folder)
-        trainer = Trainer(task, folder, plan_sha256=key, device=on, workers=workers)
-        with StopSignal().watched() as stop:
-            is_complete = trainer.run(stop)
-        if not is_complete:
-            console.info(f"stopped; the same command goes on from {folder}")
-            return STOPPED
-        scores = [] if fold == "all" else validate_fold(stage, fold, place, validation_ids, device)
-    console.summary(f"train {stage} fold {fold}", [*scores, ("results", folder)])
-    return ALL_DONE
-
-
-def predict(  # noqa: PLR0913  # an argument per option
+def predict(
     *,
     images: Path,
     output: Path,
     workspace: Path,
-    device: str,
     plan_name: str = "default",
-    folds: Sequence[Fold] | None = None,
-    overwrite: bool = False,
-    series: str | None = None,
     with_report: bool = False,
-    **how: bool,  # as for `effort_of`
+    **options: Unpack[Options],
 ) -> int:
     """Segment scans with the whole cascade; masks that are there are kept."""
-    from kitspipe.dataset.cases import find_images
-    from kitspipe.prediction.effort import effort_of
-    from kitspipe.prediction.run import load_cascade, predict_case, unfinished
+    from kitspipe.prediction.predict import predict_scans
 
-    cases, place = find_images(images, series), Workspace(root=workspace, plan_name=plan_name)
-    cascade = load_cascade(place, folds, device, effort=effort_of(**how))
-    todo = unfinished(cases, output, cascade, overwrite=overwrite)
-    failures = []
-    for case in console.progress(todo, len(todo), "predict"):
-        try:
-            prediction = predict_case(case, output, cascade)
-        except UserError as error:
-            failures.append((case.id, str(error)))
-            continue
-        for text in prediction.warnings:
-            console.warning(f"{case.id}: {text}")
-        console.detail(f"{case.id}: seconds {prediction.seconds}")
-    console.summary(
-        "predict",
-        [
-            ("written", len(todo) - len(failures)),
-            ("kept", len(cases) - len(todo)),
-            ("masks", output),
-        ],
-    )
-    status = _status(failures)
+    place = Workspace(root=workspace, plan_name=plan_name)
+    done = predict_scans(images, output, place, options)
+    console.summary("predict", [*done.rows, ("masks", output), ("record", output / "run.json")])
+    status = _status(done.failures)
     if not with_report:
         return status
+    series = options.get("series")
     return max(status, report(images=images, masks=output, output=output / "report", series=series))
+
+
+def export(*, workspace: Path, plan_name: str, output: Path, folds: Sequence[Fold] | None) -> int:
+    """Write the trained cascade as one file."""
+    from kitspipe.prediction.export import export_model
+
+    done = export_model(Workspace(root=workspace, plan_name=plan_name), output, folds)
+    console.summary("export", [*done.rows, ("file", output)])
+    return ALL_DONE
+
+
+def install(*, file: Path, workspace: Path, plan_name: str | None, overwrite: bool) -> int:
+    """Take an exported cascade into a workspace."""
+    from kitspipe.prediction.install import install_model
+
+    place = install_model(file, workspace, plan_name, overwrite=overwrite)
+    console.summary("install", [("plan", place.plan_file), ("results", place.results_folder)])
+    return ALL_DONE
 
 
 def evaluate(

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 from distributed import Client
-from small_data import write_cases
+from small_data import painted, write_cases
+from small_model import write_model
 from small_plans import small_plan
 
 from kitspipe import cli
@@ -25,6 +26,8 @@ from kitspipe.dataset.cases import Case, find_dataset
 from kitspipe.dataset.cluster import differences, on_cluster, same_everywhere
 from kitspipe.dataset.parallel import CaseFailure, for_each_case
 from kitspipe.errors import UserError
+from kitspipe.imaging.formats import write_image
+from kitspipe.imaging.header import header_for
 from kitspipe.preprocessing.preprocess import preprocess_case
 from kitspipe.workspace import Workspace
 
@@ -338,3 +341,27 @@ def test_a_worker_is_no_scheduler(two_workers, tmp_path):
         worker = next(iter(client.scheduler_info()["workers"]))
     with pytest.raises(UserError, match="a Worker is there"):
         all_of(process_of, worker, tmp_path)
+
+
+@pytest.mark.slow
+def test_masks_from_a_cluster_are_those_of_one_machine_and_a_bad_scan_is_named(
+    two_workers, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "model", seed=2)
+    for number in range(4):
+        image, _ = painted(number)
+        write_image(tmp_path / f"scans/s{number}.nii.gz", image, header_for(image.grid, axes="IPL"))
+    Path("scans/bad.nii.gz").write_bytes(b"no scan")
+    common = ["predict", "-i", "scans", "-w", "model", "--device", "cpu"]
+    assert cli.main([*common, "-o", "there", "--cluster", two_workers]) == 1
+    assert capsys.readouterr().err.count("error: bad: ") == 1
+    assert cli.main([*common, "-o", "here"]) == 1
+    names = [f"s{number}.nii.gz" for number in range(4)]
+    for name in names:
+        assert Path("there", name).read_bytes() == Path("here", name).read_bytes()
+    assert json.loads(Path("there/run.json").read_bytes())["count"] == {
+        "done": 4,
+        "failed": 1,
+        "under way": 0,
+    }

@@ -39,6 +39,7 @@ SAME_VERSIONS = (
     "blosc2",
     "edt",
     "joblib",
+    "torch",
 )
 
 

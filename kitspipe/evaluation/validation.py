@@ -22,8 +22,9 @@ from kitspipe.planning.document import write_document
 from kitspipe.planning.plan import Labels
 from kitspipe.planning.planner import training_key
 from kitspipe.prediction.cascade import Cascade, find_kidneys, segment, tumors_in
+from kitspipe.prediction.job import Fold, trained_folds
 from kitspipe.prediction.postprocess import merge
-from kitspipe.prediction.run import Fold, load_cascade, trained_folds
+from kitspipe.prediction.run import load_cascade
 from kitspipe.preprocessing.out_of_fold import KidneyValidation
 from kitspipe.preprocessing.preprocess import kidney_mask, source_cases
 from kitspipe.workspace import Stage, Workspace

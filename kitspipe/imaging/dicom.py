@@ -92,15 +92,24 @@ def read_series(path: Path, series: str | None = None) -> tuple[Volume, Header]:
             stacked at right angles (tilted gantry) or say nothing of their spacing or values, or
             the zip is damaged or unsafe.
     """
-    with _unpacked(path) as folder:
-        stack = chosen_stack([*_slices(folder, path)], path, series)
-        _refuse_incomplete(stack, path)
-        header, ordered = _stacked(stack, path)
+    with stacked_slices(path, series) as (header, ordered):
         array = np.empty(header.size[::-1], np.int16)
         for part, into in zip(ordered, array, strict=True):
             into[...] = _pixels(part, path)
     canonical = contiguous(header.to_canonical(array))
     return Volume(array=canonical, grid=header.grid), header
+
+
+@contextmanager
+def stacked_slices(path: Path, series: str | None) -> Iterator[tuple[Header, list[Slice]]]:
+    """The slices that `read_series` reads, first to last along the header's third axis.
+
+    Their files are there as long as the context lasts. Raises as `read_series` does.
+    """
+    with _unpacked(path) as folder:
+        stack = chosen_stack([*_slices(folder, path)], path, series)
+        _refuse_incomplete(stack, path)
+        yield _stacked(stack, path)
 
 
 def _files(folder: Path) -> list[Path]:

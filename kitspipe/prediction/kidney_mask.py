@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,9 @@ from kitspipe.imaging.volume import Box, Grid, Volume
 from kitspipe.prediction.kidneys import KIDNEY_THRESHOLD, KidneyStage, Region
 from kitspipe.preprocessing.preprocess import target_grid
 from kitspipe.preprocessing.rois import clean_kidneys
+
+Observe = Callable[[str, NDArray[np.float32], Grid], None]
+"""Takes a class, the probability of it (Z, Y, X), and the grid that it lies on."""
 
 _SLICES_AT_ONCE = 16
 
@@ -36,12 +40,13 @@ class Kidneys:
         return len(self.boxes)
 
 
-def kidneys_on_scan(image: Volume, stage: KidneyStage) -> Kidneys:
+def kidneys_on_scan(image: Volume, stage: KidneyStage, observe: Observe | None = None) -> Kidneys:
     """What the stage sees as kidney, without specks.
 
     Args:
         image: int16 HU on its own grid.
         stage: the networks.
+        observe: gets each region's probability map before it is decided.
     """
     plan = stage.plan
     grid = target_grid(plan.target_spacing_mm, image.grid)
@@ -49,6 +54,8 @@ def kidneys_on_scan(image: Volume, stage: KidneyStage) -> Kidneys:
     mask = np.zeros(image.grid.shape, np.bool_)
     whole: Box | None = None
     for region in stage.regions(coarse, grid):
+        if observe is not None:
+            observe("kidney", region.probability, region.grid)
         box = image.grid.within(region.grid)
         if box is not None:
             _threshold_into(mask, region, image.grid, box)

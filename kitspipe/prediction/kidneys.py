@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kitspipe.imaging.volume import MINIMAL_HU, Box, Grid
+from kitspipe.networks.batches import forward_in_parts
 from kitspipe.networks.device import autocast
 from kitspipe.networks.resunet3d import ResUNet3D
 from kitspipe.planning.plan import KidneyPlan
@@ -221,7 +222,7 @@ class KidneyStage:
         total = torch.zeros(())
         for network, flip in looks:
             with autocast(self.device):
-                logits = logits_of(network, image.flip(flip))
+                logits = forward_in_parts(partial(logits_of, network), image.flip(flip))
             probability = torch.sigmoid(logits.float()).flip(flip)
             total = probability if total.dim() == 0 else total.add_(probability)
         mean: NDArray[np.float32] = total.div_(len(looks))[:, 0].cpu().numpy()

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 import torch
 from small_data import SPACING, painted
 from small_plans import small_kidney_plan, small_plan, small_tumor_plan
@@ -8,10 +7,8 @@ from torch import nn
 from kitspipe.imaging.volume import Grid, Volume
 from kitspipe.prediction.cascade import (
     Cascade,
-    classes_of,
     find_kidneys,
     segment,
-    tumor_probability,
     tumors_in,
 )
 from kitspipe.prediction.effort import PLAIN
@@ -115,50 +112,6 @@ def test_folds_are_averaged_in_probability():
     found = stage.probability(hu)
     # The mean of 1/2 and 1 / (1 + e^-2), not the sigmoid of the mean logit.
     np.testing.assert_allclose(found, (0.5 + 1 / (1 + np.exp(-2.0))) / 2, atol=1e-6)
-
-
-def test_tumors_are_looked_for_only_inside_the_dilated_kidney():
-    class AllTumor(nn.Module):
-        def forward(self, slab):
-            return torch.full((len(slab), 2, *slab.shape[2:]), 5.0)
-
-    shape = (3, 20, 21)
-    distance = np.abs(np.arange(21) - 10.0) * 2.5 - 2.5
-    distance = np.broadcast_to(distance, shape).astype(np.float32)
-    found = tumor_probability(np.zeros(shape, np.int16), distance, [AllTumor()], PLAN.tumor, CPU)
-    assert found.shape == (2, *shape)
-    # Dilation 3 mm: columns up to 2 beside the middle one lie within.
-    assert (found[0, 0, 0] > 0.5).nonzero()[0].tolist() == [8, 9, 10, 11, 12]
-
-
-def test_the_slices_of_a_slab_are_neighbors_and_ends_repeat():
-    class Sum(nn.Module):
-        def forward(self, slab):
-            digits = torch.tensor([1.0, 10.0, 100.0])[:, None, None]
-            return torch.logit((slab * digits).sum(1) / 1e4)[:, None].repeat(1, 2, 1, 1)
-
-    # Slices of 1, 2, 3, 4 in network units.
-    window = PLAN.tumor.hu_window
-    hu = np.arange(1, 5) * window.scale_hu / 10 + window.center_hu
-    image = np.broadcast_to(hu[:, None, None], (4, 8, 8)).astype(np.int16)
-    inside = np.full(image.shape, -1, np.float32)
-    found = tumor_probability(image, inside, [Sum()], PLAN.tumor, CPU)[0, :, 0, 0]
-    np.testing.assert_allclose(found * 1e5, [211, 321, 432, 443], rtol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("tumor", "cyst", "expected"),
-    [
-        (0.4, 0.3, 0),
-        (0.5, 0.3, 1),
-        (0.6, 0.9, 2),
-        (0.9, 0.9, 1),  # a tie is a tumor: missing one costs more
-        (0.4, 0.5, 2),
-    ],
-)
-def test_the_likelier_class_wins_from_the_threshold_on(tumor, cyst, expected):
-    probability = np.array([tumor, cyst], np.float32)[:, None, None, None]
-    assert classes_of(probability, 0.5).item() == expected
 
 
 def test_an_empty_kidney_has_no_tumors():

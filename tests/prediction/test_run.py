@@ -18,7 +18,8 @@ from kitspipe.networks.weights import save_weights
 from kitspipe.planning.document import write_document
 from kitspipe.planning.planner import training_key
 from kitspipe.prediction.cascade import Cascade
-from kitspipe.prediction.run import FINAL, predict_case
+from kitspipe.prediction.job import FINAL, Job, Recipe
+from kitspipe.prediction.run import predict_case
 from kitspipe.workspace import Workspace
 
 
@@ -89,6 +90,20 @@ def test_a_scan_that_says_nothing_of_its_axes_is_segmented_with_a_warning(
     assert "warning: scan: neither qform nor sform" in capsys.readouterr().err
 
 
+def job(output):
+    """Masks only; the model is given beside it."""
+    recipe = Recipe(kitspipe="1", plan="", choice=None, weights={}, options={})
+    return Job(
+        root="",
+        plan_name="",
+        folds=None,
+        device="cpu",
+        output=str(output),
+        recipe=recipe,
+        classes=("kidney", "tumor", "cyst"),
+    )
+
+
 class Greedy(nn.Module):
     def forward_finest(self, image):
         return torch.from_numpy(np.empty(1 << 47)) + image
@@ -99,6 +114,6 @@ def test_a_scan_too_large_for_memory_is_a_message_that_names_it(tmp_path):
     nibabel.save(nibabel.Nifti1Image(painted(0)[0].array.T, np.diag([-2.5, -2.5, 5, 1])), file)
     cascade = Cascade(plan=small_plan(), kidney=[Greedy()], tumor=[], device=torch.device("cpu"))
     with pytest.raises(UserError) as error:
-        predict_case(Case(id="a", image=file, labels=None), tmp_path, cascade)
+        predict_case(Case(id="a", image=file, labels=None), job(tmp_path), cascade)
     assert error.value.file == str(file)
     assert "out of memory: Unable to allocate 1.00 PiB" in error.value.found

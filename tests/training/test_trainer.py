@@ -11,7 +11,7 @@ from kitspipe.dataset.cases import find_dataset
 from kitspipe.errors import UserError
 from kitspipe.networks.weights import load_checkpoint
 from kitspipe.planning.planner import training_key
-from kitspipe.prediction.cascade import region_tumor
+from kitspipe.prediction.tumors import region_tumor
 from kitspipe.preprocessing.preprocess import open_cases, preprocess_case
 from kitspipe.training.log import FoldLog
 from kitspipe.training.stages import kidney_task, tumor_task

@@ -1,0 +1,33 @@
+"""A workspace with networks that learned nothing, but say something of every voxel."""
+
+import json
+
+import torch
+from small_plans import small_plan
+
+from kitspipe.networks.resunet3d import ResUNet3D
+from kitspipe.networks.vnet25d import VNet25D
+from kitspipe.networks.weights import save_weights
+from kitspipe.planning.document import write_document
+from kitspipe.planning.planner import training_key
+from kitspipe.prediction.job import FINAL
+from kitspipe.workspace import Workspace
+
+
+def write_model(root, *, folds=(0,), seed=0, plan=None, name="default", choice=None):
+    """Plan, networks of both stages and, if given, `choice.json` in a workspace."""
+    place, plan = Workspace(root=root, plan_name=name), plan or small_plan()
+    write_document(place.plan_file, plan)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for fold in folds:
+            networks = {
+                "kidney": ResUNet3D(plan.kidney.network),
+                "tumor": VNet25D(plan.tumor.network),
+            }
+            for stage, network in networks.items():
+                file = place.fold_folder(stage, fold) / FINAL
+                save_weights(file, network, plan_sha256=training_key(plan, stage), stage=stage)
+    if choice is not None:
+        place.choice_file.write_text(json.dumps(choice))
+    return place
