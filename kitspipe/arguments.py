@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,6 +127,56 @@ def _train(parser: Parser) -> None:
     )
     parser.add_argument(
         "--restart", action="store_true", help="throw the fold's training away and start anew"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only say what would run, how long, in what memory"
+    )
+    parser.add_argument(
+        "--init-from",
+        type=Path,
+        default=None,
+        metavar="WEIGHTS",
+        help="start from another model: a safetensors file, or a fold's folder",
+    )
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="write for TensorBoard, too, beside the log"
+    )
+    _add_training_settings(parser)
+
+
+def _add_training_settings(parser: Parser) -> None:
+    """Options that a training remembers in its checkpoint."""
+    group = parser.add_argument_group("kept when a training is gone on with, unless given anew")
+    group.add_argument(
+        "--epochs", type=_positive, default=None, help="in place of the plan's; schedules follow"
+    )
+    group.add_argument(
+        "--max-time",
+        dest="max_seconds",
+        type=_seconds,
+        default=None,
+        metavar="TIME",
+        help="end after so long, all starts together: 90s, 30m, 2h, 1h30m; schedules follow",
+    )
+    group.add_argument(
+        "--patience",
+        type=_positive,
+        default=None,
+        metavar="EPOCHS",
+        help="end after so many epochs without a better average validation Dice",
+    )
+    group.add_argument(
+        "--precision",
+        choices=["auto", "float32", "bfloat16"],
+        default=None,
+        help="of the network's passes; auto: bfloat16 on CUDA, float32 elsewhere",
+    )
+    group.add_argument(
+        "--compile",
+        dest="compiled",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="let torch compile the network",
     )
 
 
@@ -254,6 +305,15 @@ def _natural(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(f"{number} is below 0")
     return number
+
+
+def _seconds(text: str) -> float:
+    parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    hours, minutes, seconds = (int(part or 0) for part in parts.groups()) if parts else (0, 0, 0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if total == 0:
+        raise argparse.ArgumentTypeError(f"{text} is no time: write 90s, 30m, 2h or 1h30m")
+    return float(total)
 
 
 def _fold(text: str) -> int | str:

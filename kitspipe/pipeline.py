@@ -7,11 +7,10 @@ used, so that commands without networks start without torch.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from kitspipe import console
 from kitspipe.errors import ALL_DONE, SOME_CASES_FAILED, STOPPED, UserError
@@ -174,19 +173,22 @@ def train(
     workspace: Path,
     plan_name: str,
     device: str,
-    workers: int,
-    restart: bool,
+    dry_run: bool = False,
+    **options: Any,
 ) -> int:
-    """Train one fold of a stage and validate it on whole cases."""
+    """Train one fold of a stage and validate it on whole cases; `options` as in `FoldOptions`."""
+    from kitspipe.evaluation.validation import validate_fold
     from kitspipe.networks.device import pick_device
     from kitspipe.planning.planner import read_fold, read_plan, training_key
     from kitspipe.prediction.cascade import region_tumor
     from kitspipe.preprocessing.preprocess import open_cases
-    from kitspipe.training.lock import only_training_in
+    from kitspipe.training.distributed import this_process, together
+    from kitspipe.training.fold import rehearse_fold, train_fold
+    from kitspipe.training.options import fold_options
     from kitspipe.training.stages import kidney_task, tumor_task
-    from kitspipe.training.trainer import StopSignal, Trainer
 
-    place, on = Workspace(root=workspace, plan_name=plan_name), pick_device(device)
+    process = this_process()
+    place, on = Workspace(root=workspace, plan_name=plan_name), process.device(pick_device(device))
     the_plan, folder = read_plan(place), place.fold_folder(stage, fold)
     training_ids, validation_ids = read_fold(place, fold)
     training = open_cases(place, stage, the_plan, training_ids)
@@ -196,42 +198,20 @@ def train(
     else:
         predict_region = partial(region_tumor, plan=the_plan.tumor, device=on)
         task = tumor_task(the_plan, training, validation, predict_region)
-    key = training_key(the_plan, stage)
-    with only_training_in(folder):
-        if restart and folder.exists():
-            shutil.rmtree(folder)
-        trainer = Trainer(task, folder, plan_sha256=key, device=on, workers=workers)
-        with StopSignal().watched() as stop:
-            is_complete = trainer.run(stop)
-        if not is_complete:
-            console.info(f"stopped; the same command goes on from {folder}")
-            return STOPPED
-        scores = [] if fold == "all" else _validate(stage, fold, place, validation_ids, device)
-    console.summary(f"train {stage} fold {fold}", [*scores, ("results", folder)])
+    fold_of = (task, the_plan.stage(stage), folder, training_key(the_plan, stage))
+    given = fold_options(on, process, **options)
+    if dry_run:
+        console.summary(f"train {stage} fold {fold} (dry run)", rehearse_fold(*fold_of, given))
+        return ALL_DONE
+    with together(process, on):
+        is_complete = train_fold(*fold_of, given)
+    if not is_complete:
+        console.info(f"stopped; the same command goes on from {folder}")
+        return STOPPED
+    if process.is_first:
+        scores = [] if fold == "all" else validate_fold(stage, fold, place, validation_ids, device)
+        console.summary(f"train {stage} fold {fold}", [*scores, ("results", folder)])
     return ALL_DONE
-
-
-def _validate(
-    stage: Stage, fold: Fold, place: Workspace, ids: Sequence[str], device: str
-) -> list[tuple[str, str]]:
-    """Whole validation cases through the fold's networks; rows for the summary."""
-    from kitspipe.evaluation.validation import validate_kidney, validate_tumor
-    from kitspipe.prediction.run import load_cascade, trained_folds
-    from kitspipe.preprocessing.preprocess import source_cases
-
-    cases, folder = source_cases(place, stage, ids), place.fold_folder(stage, fold)
-    if stage == "kidney":
-        cascade = load_cascade(place, [fold], device, ["kidney"])
-        dice = validate_kidney(cascade, cases, folder / "validation")
-        return [("kidney Dice", f"{dice:.4f}")]
-    cascade = load_cascade(place, [fold], device, ["tumor"])
-    inside = validate_tumor(cascade, cases, folder / "validation", end_to_end=False)
-    rows = [("tumor Dice in reference kidneys", f"{inside.kits19.tumor:.4f}")]
-    if fold in trained_folds(place, "kidney"):
-        cascade = load_cascade(place, [fold], device)
-        whole = validate_tumor(cascade, cases, folder / "validation_end_to_end", end_to_end=True)
-        rows.append(("tumor Dice end to end", f"{whole.kits19.tumor:.4f}"))
-    return rows
 
 
 def predict(

@@ -22,10 +22,43 @@ from kitspipe.imaging.volume import Volume
 from kitspipe.planning.plan import Labels
 from kitspipe.prediction.cascade import Cascade, find_kidneys, segment, tumors_in
 from kitspipe.prediction.postprocess import merge
-from kitspipe.preprocessing.preprocess import kidney_mask
+from kitspipe.prediction.run import load_cascade, trained_folds
+from kitspipe.preprocessing.preprocess import kidney_mask, source_cases
+from kitspipe.workspace import Stage, Workspace
+
+KIDNEY_FILE, SUMMARY_FILE = "kidney.json", "summary.json"
+"""Written last: a validation without it is done again."""
 
 Segment = Callable[[Volume, Volume], Volume]
 """(CT, reference labels) -> predicted labels on the same grid."""
+
+
+def validate_fold(
+    stage: Stage, fold: int, place: Workspace, ids: Sequence[str], device: str
+) -> list[tuple[str, str]]:
+    """Whole validation cases through the fold's networks, where that is not done yet.
+
+    Returns:
+        Rows for a summary: scores of what was done now.
+    """
+    cases, folder = source_cases(place, stage, ids), place.fold_folder(stage, fold)
+    rows = []
+    if stage == "kidney":
+        if not (folder / "validation" / KIDNEY_FILE).exists():
+            cascade = load_cascade(place, [fold], device, ["kidney"])
+            score = validate_kidney(cascade, cases, folder / "validation")
+            rows.append(("kidney Dice", f"{score:.4f}"))
+        return rows
+    if not (folder / "validation" / SUMMARY_FILE).exists():
+        cascade = load_cascade(place, [fold], device, ["tumor"])
+        inside = validate_tumor(cascade, cases, folder / "validation", end_to_end=False)
+        rows.append(("tumor Dice in reference kidneys", f"{inside.kits19.tumor:.4f}"))
+    whole = folder / "validation_end_to_end"
+    if fold in trained_folds(place, "kidney") and not (whole / SUMMARY_FILE).exists():
+        cascade = load_cascade(place, [fold], device)
+        scores = validate_tumor(cascade, cases, whole, end_to_end=True)
+        rows.append(("tumor Dice end to end", f"{scores.kits19.tumor:.4f}"))
+    return rows
 
 
 def validate_kidney(cascade: Cascade, cases: Sequence[Case], folder: Path) -> float:
@@ -46,7 +79,7 @@ def validate_kidney(cascade: Cascade, cases: Sequence[Case], folder: Path) -> fl
     scores = {case.id: _kidney_dice(case, folder, values) for case in cases}
     mean = sum(scores.values()) / len(scores) if scores else math.nan
     workspace.write_bytes(
-        folder / "kidney.json",
+        folder / KIDNEY_FILE,
         msgspec.json.format(msgspec.json.encode({"mean": mean, "cases": scores}), indent=2),
     )
     return mean

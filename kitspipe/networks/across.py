@@ -1,4 +1,4 @@
-"""Sums over all processes of a training, so that each sees the whole batch; alone they cost nothing.
+"""Sums over all processes of a training, so that each sees the whole batch. Alone, they are free.
 
 Every process computes the loss of the whole batch from sums that all have. The gradient of a sum is
 again summed over the processes, and `DistributedDataParallel` takes the mean over them: together
@@ -21,7 +21,7 @@ def is_alone() -> bool:
 
 def all_sum(values: Tensor) -> Tensor:
     """The sum of a tensor over all processes, with its gradient."""
-    return values if is_alone() else cast("Tensor", _AllSum.apply(values))
+    return values if is_alone() else cast("Tensor", _AllSum.apply(values))  # type: ignore[no-untyped-call]
 
 
 def mean(values: Tensor) -> Tensor:
@@ -64,15 +64,14 @@ class SharedBatchNorm(_BatchNorm):
         self.running_mean.lerp_(average, cast("float", self.momentum))
         self.running_var.lerp_(variance, cast("float", self.momentum))
 
-    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch's name
+    def _check_input_dim(self, input: Tensor) -> None:
         """Any number of dimensions."""
 
 
 def share_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
     """The network with each batch norm replaced by one over all processes, parameters kept."""
     if device.type == "cuda":
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-        return converted
+        return cast("nn.Module", nn.SyncBatchNorm.convert_sync_batchnorm(network))  # type: ignore[no-untyped-call]
     for name, module in network.named_children():
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
             shared = SharedBatchNorm(module.num_features, module.eps, module.momentum)

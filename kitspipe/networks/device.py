@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+import os
+import resource
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
@@ -45,6 +47,37 @@ def memory_format(network: nn.Module) -> torch.memory_format:
     """Channels last, for the dimensions that the network works in."""
     is_3d = any(isinstance(module, nn.Conv3d) for module in network.modules())
     return torch.channels_last_3d if is_3d else torch.channels_last
+
+
+def computes_in_bfloat16(
+    precision: Literal["auto", "float32", "bfloat16"], device: torch.device
+) -> bool:
+    """Whether networks compute in bfloat16 where they can.
+
+    "auto" does on CUDA. On CPUs with AVX512-bf16 a training step took 1.1 to 1.7 times as long as
+    in float32 (docs/benchmarks.md).
+    """
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return precision == "bfloat16"
+
+
+def memory_bytes(device: torch.device) -> int | None:
+    """Memory of a device, all of it; None where unknown."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if device.type != "cpu":
+        return None
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return physical if limit == resource.RLIM_INFINITY else min(physical, limit)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory that was taken: of tensors on a GPU, of this process on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _no_device(name: str, why: str) -> UserError:

@@ -119,4 +119,5 @@ def _batch_dice_loss(p: Tensor, g: Tensor) -> Tensor:
     """1 - (2 sum(p g) + 1) / (sum(p) + sum(g) + 1) of each class over the batch, (K,)."""
     over = (0, 2, 3)
     overlap, both = across.all_sum(torch.stack([(p * g).sum(over), p.sum(over) + g.sum(over)]))
-    return 1 - (2 * overlap + _SMOOTH) / (both + _SMOOTH)
+    loss: Tensor = 1 - (2 * overlap + _SMOOTH) / (both + _SMOOTH)
+    return loss

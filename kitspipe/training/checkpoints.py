@@ -65,3 +65,33 @@ def load(folder: Path) -> Checkpoint | None:
             remedy="bring a checkpoint back, or start anew with --restart",
         )
     return None
+
+
+def check(folder: Path, checkpoint: Checkpoint, plan_sha256: str, init_from: str | None) -> None:
+    """Refuse to go on from a checkpoint with another plan or other first weights.
+
+    Args:
+        folder: of the fold.
+        checkpoint: found there.
+        plan_sha256: of the plan as it is now.
+        init_from: weights that were asked for now; None where none were.
+
+    Raises:
+        UserError: it is another training.
+    """
+    if checkpoint.plan_sha256 != plan_sha256:
+        raise UserError(
+            folder / LAST,
+            found="a training with another plan",
+            expected="the plan as it is now",
+            remedy="bring the old plan back, use another name with -p, or start anew "
+            "with --restart",
+        )
+    started_from = checkpoint.state["init_from"]
+    if init_from not in (None, started_from):
+        raise UserError(
+            folder / LAST,
+            found=f"a training that started from {started_from or 'random weights'}",
+            expected=f"one that started from {init_from}",
+            remedy="leave --init-from out to go on with it, or start anew with --restart",
+        )

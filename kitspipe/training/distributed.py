@@ -45,16 +45,26 @@ class Process:
         return self.rank == 0
 
     def share(self, batch_size: int) -> range:
-        """Which patches of a batch are its own; shares differ by one at most."""
+        """Which patches of a batch are its own; shares differ by one at most.
+
+        Raises:
+            UserError: there are more processes than patches.
+        """
+        if self.count > batch_size:
+            raise UserError(
+                "torchrun",
+                found=f"{self.count} processes for batches of {batch_size}",
+                expected=f"at most {batch_size} processes: each batch is split over them",
+                remedy="start fewer, or raise schedule.batch_size in the plan",
+            )
         return range(
             batch_size * self.rank // self.count, batch_size * (self.rank + 1) // self.count
         )
 
     def device(self, device: torch.device) -> torch.device:
         """Its own GPU where it asks for any."""
-        if self.count > 1 and device.type == "cuda" and device.index is None:
-            return torch.device("cuda", self.local_rank)
-        return device
+        is_any_gpu = device.type == "cuda" and str(device) == "cuda"
+        return torch.device("cuda", self.local_rank) if self.count > 1 and is_any_gpu else device
 
     def largest(self, *values: float) -> list[float]:
         """Each value's largest over all processes, the same for all."""
