@@ -188,6 +188,8 @@ def train(
     from kitspipe.training.stages import kidney_task, tumor_task
 
     process = this_process()
+    if not process.is_first:
+        console.set_verbosity(console.QUIET)
     place, on = Workspace(root=workspace, plan_name=plan_name), process.device(pick_device(device))
     the_plan, folder = read_plan(place), place.fold_folder(stage, fold)
     training_ids, validation_ids = read_fold(place, fold)

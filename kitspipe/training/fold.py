@@ -12,6 +12,7 @@ import torch
 from kitspipe import console
 from kitspipe.networks.device import memory_bytes
 from kitspipe.planning.plan import KidneyPlan, TumorPlan
+from kitspipe.training.checkpoints import FINAL
 from kitspipe.training.lock import only_training_in
 from kitspipe.training.options import FoldOptions
 from kitspipe.training.out_of_memory import is_out_of_memory, out_of_memory
@@ -47,6 +48,8 @@ def train_fold(
                 f"{folder}: this training is complete (ended by {trainer.progress.ended}); "
                 "--restart would start anew"
             )
+            if (folder / FINAL).exists():
+                return True
         board = None
         if options.tensorboard and process.is_first:
             board = Board(folder / "tensorboard", trainer.progress.epoch)

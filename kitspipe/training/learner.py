@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import torch
@@ -45,9 +46,9 @@ class Learner:
         if settings.compiled:
             self._model = torch.compile(self.network)  # type: ignore[assignment]
         if process.count > 1:
-            self._model = DistributedDataParallel(
-                self._model, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            # Said of kernels of one voxel, whose strides mean nothing.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
+            self._model = DistributedDataParallel(self._model, gradient_as_bucket_view=True)
 
     @property
     def learning_rate(self) -> float:

@@ -83,6 +83,7 @@ def draw_progress(
     _draw_curves(figure.add_subplot(grid[0, 2]), records, {"learning_rate": "learning rate"})
     pace = figure.add_subplot(grid[0, 3])
     _draw_curves(pace, records, {"seconds": "seconds per epoch"})
+    pace.set_ylim(bottom=0)
     _draw_waiting(pace, records)
     widest = sorted(examples, key=lambda example: -int(example.reference.sum()))[:_EXAMPLES]
     columns = 3 if weights else 4
@@ -163,4 +164,4 @@ def _draw_weights(panel: Any, weights: Mapping[str, float]) -> None:  # noqa: AN
     panel.axvline(1.0, color="gray", linewidth=1)
     panel.tick_params(axis="y", labelsize="small")
     more = f", {len(hardest)} of {len(weights)}" if len(weights) > len(hardest) else ""
-    panel.set(title=f"how often cases are drawn{more}", xlabel="weight; 1 before any was weighed")
+    panel.set(title=f"how often cases are drawn{more}", xlabel="weight, 1 for all at first")
