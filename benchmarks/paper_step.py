@@ -22,7 +22,7 @@ from kitspipe.networks.resunet3d import ResUNet3D
 from kitspipe.networks.vnet25d import VNet25D
 from kitspipe.planning.memory import kidney_training_bytes, tumor_training_bytes
 from kitspipe.planning.planner import read_plan
-from kitspipe.training.trainer import make_optimizer
+from kitspipe.training.schedule import make_optimizer
 from kitspipe.workspace import STAGES, Workspace
 
 GIB = 1024**3

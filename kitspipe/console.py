@@ -113,6 +113,12 @@ class Progress:
                 f"{rate:.2g}/s, {duration(left_s)} left{'  ' + note if note else ''}"
             )
 
+    def expect(self, total: int) -> None:
+        """There are more, or fewer, than was thought."""
+        self._total = total
+        if self._bar is not None:
+            self._bar.total = total
+
     def close(self) -> None:
         """Take the bar away."""
         if self._bar is not None:

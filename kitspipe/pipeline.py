@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kitspipe import console
 from kitspipe.errors import ALL_DONE, SOME_CASES_FAILED
@@ -178,19 +178,27 @@ def train(
     workspace: Path,
     device: str,
     plan_name: str = "default",
-    workers: int = 2,
-    restart: bool = False,
+    dry_run: bool = False,
+    **options: Any,
 ) -> int:
-    """Train and validate a fold of a stage; without a number every fold, "all" both stages."""
-    from kitspipe.cross_validation import train_fold
-    from kitspipe.planning.planner import count_folds
+    """Train and validate a fold of a stage; without a number every fold, "all" both stages.
 
-    place = Workspace(root=workspace, plan_name=plan_name)
-    for one_stage in STAGES if stage == "all" else (stage,):
-        for one_fold in range(count_folds(place)) if fold is None else (fold,):
-            status = train_fold(one_stage, one_fold, place, device, workers, restart)
-            if status != ALL_DONE:
-                return status
+    `options` are those of `FoldOptions` and `Settings`.
+    """
+    from kitspipe.cross_validation import run_fold
+    from kitspipe.networks.device import pick_device
+    from kitspipe.planning.planner import chosen_folds
+    from kitspipe.training.distributed import this_process
+    from kitspipe.training.options import fold_options
+
+    process, place = this_process(), Workspace(root=workspace, plan_name=plan_name)
+    if not process.is_first:
+        console.set_verbosity(console.QUIET)
+    given = fold_options(process.device(pick_device(device)), process, **options)
+    for one_stage, one_fold in process.one_at_a_time(chosen_folds(place, stage, fold)):
+        status = run_fold(one_stage, one_fold, place, given, dry_run=dry_run)
+        if status != ALL_DONE:
+            return status
     return ALL_DONE
 
 

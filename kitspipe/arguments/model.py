@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from kitspipe.arguments.shared import Parser, add_cluster, add_device, add_folds, add_workspace
-from kitspipe.arguments.types import above_zero, fold, natural, part
+from kitspipe.arguments.types import above_zero, fold, natural, part, positive, seconds
 
 
 def train(parser: Parser) -> None:
@@ -27,6 +28,56 @@ def train(parser: Parser) -> None:
     )
     parser.add_argument(
         "--restart", action="store_true", help="throw the fold's training away and start anew"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only say what would run, how long, in what memory"
+    )
+    parser.add_argument(
+        "--init-from",
+        type=Path,
+        default=None,
+        metavar="WEIGHTS",
+        help="start from another model: a safetensors file, or a fold's folder",
+    )
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="write for TensorBoard, too, beside the log"
+    )
+    _training_settings(parser)
+
+
+def _training_settings(parser: Parser) -> None:
+    """Options that a training remembers in its checkpoint."""
+    group = parser.add_argument_group("kept when a training is gone on with, unless given anew")
+    group.add_argument(
+        "--epochs", type=positive, default=None, help="in place of the plan's; schedules follow"
+    )
+    group.add_argument(
+        "--max-time",
+        dest="max_seconds",
+        type=seconds,
+        default=None,
+        metavar="TIME",
+        help="end after so long, all starts together: 90s, 30m, 2h, 1h30m; schedules follow",
+    )
+    group.add_argument(
+        "--patience",
+        type=positive,
+        default=None,
+        metavar="EPOCHS",
+        help="end after so many epochs without a better average validation Dice",
+    )
+    group.add_argument(
+        "--precision",
+        choices=["auto", "float32", "bfloat16"],
+        default=None,
+        help="of the network's passes; auto: bfloat16 where that is faster",
+    )
+    group.add_argument(
+        "--compile",
+        dest="compiled",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="let torch compile the network",
     )
 
 

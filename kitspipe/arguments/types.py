@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 
 def positive(text: str) -> int:
@@ -27,6 +28,16 @@ def above_zero(text: str) -> float:
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{number} is not above 0")
     return number
+
+
+def seconds(text: str) -> float:
+    """A time, as 90s, 30m, 2h or 1h30m."""
+    parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    hours, minutes, rest = (int(part or 0) for part in parts.groups()) if parts else (0, 0, 0)
+    total = 3600 * hours + 60 * minutes + rest
+    if total == 0:
+        raise argparse.ArgumentTypeError(f"{text} is no time: write 90s, 30m, 2h or 1h30m")
+    return float(total)
 
 
 def part(text: str) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from kitspipe import console
 from kitspipe.dataset.cases import Case
@@ -29,26 +30,38 @@ from kitspipe.preprocessing.out_of_fold import KidneyValidation
 from kitspipe.preprocessing.preprocess import kidney_mask, source_cases
 from kitspipe.workspace import Stage, Workspace
 
+KIDNEY_FILE, SUMMARY_FILE = "kidney.json", "summary.json"
+"""Written last: a validation without it is done again."""
+
 Segment = Callable[[Volume, Volume], Volume]
 """(CT, reference labels) -> predicted labels on the same grid."""
 
 
 def validate_fold(
-    stage: Stage, fold: Fold, place: Workspace, ids: Sequence[str], device: str
+    stage: Stage, fold: Fold, place: Workspace, ids: Sequence[str], device: torch.device
 ) -> list[tuple[str, str]]:
-    """Whole validation cases through the fold's networks; rows for a summary."""
+    """Whole validation cases through the fold's networks, where that is not done yet.
+
+    Returns:
+        Rows for a summary: scores of what was done now.
+    """
     cases, folder = source_cases(place, stage, ids), place.fold_folder(stage, fold)
+    rows = []
     if stage == "kidney":
-        cascade = load_cascade(place, [fold], device, ["kidney"])
-        score = validate_kidney(cascade, cases, folder / "validation")
-        return [("kidney Dice", f"{score:.4f}")]
-    cascade = load_cascade(place, [fold], device, ["tumor"])
-    inside = validate_tumor(cascade, cases, folder / "validation", end_to_end=False)
-    rows = [("tumor Dice in reference kidneys", f"{inside.kits19.tumor:.4f}")]
-    if fold in trained_folds(place, "kidney"):
-        cascade = load_cascade(place, [fold], device)
-        whole = validate_tumor(cascade, cases, folder / "validation_end_to_end", end_to_end=True)
-        rows.append(("tumor Dice end to end", f"{whole.kits19.tumor:.4f}"))
+        if not (folder / "validation" / KIDNEY_FILE).exists():
+            cascade = load_cascade(place, [fold], str(device), ["kidney"])
+            score = validate_kidney(cascade, cases, folder / "validation")
+            rows.append(("kidney Dice", f"{score:.4f}"))
+        return rows
+    if not (folder / "validation" / SUMMARY_FILE).exists():
+        cascade = load_cascade(place, [fold], str(device), ["tumor"])
+        inside = validate_tumor(cascade, cases, folder / "validation", end_to_end=False)
+        rows.append(("tumor Dice in reference kidneys", f"{inside.kits19.tumor:.4f}"))
+    whole = folder / "validation_end_to_end"
+    if fold in trained_folds(place, "kidney") and not (whole / SUMMARY_FILE).exists():
+        cascade = load_cascade(place, [fold], str(device))
+        scores = validate_tumor(cascade, cases, whole, end_to_end=True)
+        rows.append(("tumor Dice end to end", f"{scores.kits19.tumor:.4f}"))
     return rows
 
 
@@ -70,7 +83,7 @@ def validate_kidney(cascade: Cascade, cases: Sequence[Case], folder: Path) -> fl
     scores = {case.id: _kidney_dice(case, folder, values) for case in cases}
     mean = sum(scores.values()) / len(scores) if scores else math.nan
     write_document(
-        folder / "kidney.json",
+        folder / KIDNEY_FILE,
         KidneyValidation(
             training_key=training_key(cascade.plan, "kidney"),
             mean=None if math.isnan(mean) else mean,

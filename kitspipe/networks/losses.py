@@ -1,4 +1,7 @@
-"""Losses of both stages (paper 2.1, 3.3), in float32 whatever the network computes in."""
+"""Losses of both stages (paper 2.1, 3.3), in float32 whatever the network computes in.
+
+Sums and means go over the batches of all processes of a training.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kitspipe.networks import across
 from kitspipe.planning.plan import KidneyLossConfig, TumorLossConfig
 
 _SMOOTH = 1.0
@@ -47,7 +51,8 @@ class KidneyLoss(nn.Module):
         """One map's Dice loss, plus cross-entropy where the plan weighs it."""
         loss = self._dice_loss(logits, g)
         if self.config.cross_entropy_weight:
-            cross_entropy = F.binary_cross_entropy_with_logits(logits, g)
+            each = F.binary_cross_entropy_with_logits(logits, g, reduction="none")
+            cross_entropy = across.mean(each)
             loss = loss + self.config.cross_entropy_weight * cross_entropy
         return loss
 
@@ -60,8 +65,8 @@ class KidneyLoss(nn.Module):
         p, g = torch.sigmoid(logits).flatten(1), g.flatten(1)
         overlap = 2 * (p * g).sum(1)
         if self.config.squared_denominator:
-            return (1 - overlap / ((p * p).sum(1) + (g * g).sum(1) + _SMOOTH)).mean()
-        return (1 - (overlap + _SMOOTH) / (p.sum(1) + g.sum(1) + _SMOOTH)).mean()
+            return across.mean(1 - overlap / ((p * p).sum(1) + (g * g).sum(1) + _SMOOTH))
+        return across.mean(1 - (overlap + _SMOOTH) / (p.sum(1) + g.sum(1) + _SMOOTH))
 
 
 class TumorLoss(nn.Module):
@@ -96,7 +101,7 @@ class TumorLoss(nn.Module):
         # (1 - p)^gamma as an exponential: the power's slope is infinite at 0 for gamma below 1.
         modulation = torch.exp(self.config.gamma * F.logsigmoid(-toward_target))
         alpha = torch.where(is_class, self.config.alpha, 1 - self.config.alpha)
-        return -(alpha * modulation * log_p).mean()
+        return -across.mean(alpha * modulation * log_p)
 
     def _weighted_dice(self, logits: Tensor, g: Tensor) -> Tensor:
         """Dice losses of a class's foreground and background, summed in the plan's weights.
@@ -113,4 +118,6 @@ class TumorLoss(nn.Module):
 def _batch_dice_loss(p: Tensor, g: Tensor) -> Tensor:
     """1 - (2 sum(p g) + 1) / (sum(p) + sum(g) + 1) of each class over the batch, (K,)."""
     over = (0, 2, 3)
-    return 1 - (2 * (p * g).sum(over) + _SMOOTH) / (p.sum(over) + g.sum(over) + _SMOOTH)
+    overlap, both = across.all_sum(torch.stack([(p * g).sum(over), p.sum(over) + g.sum(over)]))
+    loss: Tensor = 1 - (2 * overlap + _SMOOTH) / (both + _SMOOTH)
+    return loss

@@ -1,12 +1,11 @@
 """Weights and checkpoints: one safetensors file each, JSON in its header, nothing that executes.
 
-Names of tensors: `weights/LAYER`, `rng/DEVICE`, and `tensor/N` for those of the optimizer. The
-header has one key, `kitspipe`, with all the rest, and a checksum of everything.
+Names of tensors: `weights/LAYER`, and `tensor/N` for those of the optimizer. The header has one
+key, `kitspipe`, with all the rest, and a checksum of everything.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import zlib
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from kitspipe import workspace
@@ -26,7 +25,7 @@ from kitspipe.workspace import Stage
 N = TypeVar("N", bound=nn.Module)
 Kind = Literal["checkpoint", "weights"]
 
-_WEIGHTS, _RNG, _TENSOR = "weights/", "rng/", "tensor/"
+_WEIGHTS, _TENSOR = "weights/", "tensor/"
 _HEADER, _CHECKSUM = "kitspipe", "crc32"
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -40,8 +39,7 @@ class Checkpoint:
         plan_sha256: hash of the plan values that the training depends on.
         weights: the network's `state_dict()`.
         optimizer: the optimizer's `state_dict()`.
-        state: progress (epoch, step) and sampler: numbers, text, lists, dicts.
-        rng: device type -> state of its random generator, uint8.
+        state: progress (epoch, step), settings and sampler: numbers, text, lists, dicts.
     """
 
     stage: Stage
@@ -49,12 +47,11 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     optimizer: dict[str, Any]
     state: dict[str, Any]
-    rng: dict[str, Tensor]
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint beside and rename it."""
-    tensors = _with_prefix(_WEIGHTS, checkpoint.weights) | _with_prefix(_RNG, checkpoint.rng)
+    tensors = _with_prefix(_WEIGHTS, checkpoint.weights)
     content = {
         "kind": "checkpoint",
         "stage": checkpoint.stage,
@@ -81,7 +78,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
             weights=_under(tensors, _WEIGHTS),
             optimizer=cast("dict[str, Any]", _unpack(content["optimizer"], tensors)),
             state=cast("dict[str, Any]", _unpack(content["state"], tensors)),
-            rng=_under(tensors, _RNG),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _unusable(path, f"a header without {error}", "checkpoint") from None
@@ -123,16 +119,48 @@ def load_weights(network: N, path: Path, plan_sha256: str | None = None) -> N:
     return network
 
 
+def warm_start(network: nn.Module, path: Path) -> list[str]:
+    """Take what fits from another model's weights; what did not fit, a line per tensor.
+
+    Args:
+        network: keeps its own values where nothing fits.
+        path: weights or a checkpoint, or a fold's folder with some.
+
+    Raises:
+        UserError: no weights there, damaged ones, a pickle, or none that fits.
+    """
+    if path.is_dir():
+        names = ("final", "best", "last")
+        files = [path / f"{name}.safetensors" for name in names]
+        path = next((file for file in files if file.exists()), files[0])
+    given = _under(_read(path, "weights")[0], _WEIGHTS)
+    own, fitting, misfits = network.state_dict(), {}, []
+    for name, tensor in own.items():
+        if name not in given:
+            misfits.append(f"{name} {tuple(tensor.shape)}: not in the file, starts anew")
+        elif given[name].shape != tensor.shape:
+            shapes = f"{tuple(given[name].shape)} in the file, {tuple(tensor.shape)} here"
+            misfits.append(f"{name}: {shapes}, starts anew")
+        else:
+            fitting[name] = given[name]
+    misfits += [f"{name}: no such tensor here, left out" for name in given if name not in own]
+    if not fitting:
+        raise UserError(
+            path,
+            found="weights of which not one tensor fits this network",
+            expected="weights of the same stage and of a network alike",
+            remedy="give weights of a plan alike to this one, or leave --init-from out",
+        )
+    network.load_state_dict(own | fitting)
+    return misfits
+
+
 def _write(path: Path, tensors: dict[str, Tensor], content: dict[str, Any]) -> None:
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(content)
     header = {_HEADER: text, _CHECKSUM: str(_checksum(text, whole))}
-    with workspace.replacing(path) as temporary:
-        try:
-            save_file(whole, temporary, header)
-        except SafetensorError as error:
-            # A full disk; commands tell of an OSError without a traceback.
-            raise OSError(errno.EIO, str(error), str(path)) from None
+    # Written by Python, which says why the system refused.
+    workspace.write_bytes(path, save(whole, header))
 
 
 def _read(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -14,7 +14,14 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from kitspipe.planning.plan import Activation, Norm, ResUNet3DConfig, VNet25DConfig
+from kitspipe.planning.plan import (
+    Activation,
+    KidneyPlan,
+    Norm,
+    ResUNet3DConfig,
+    TumorPlan,
+    VNet25DConfig,
+)
 
 Optimizer = Literal["adam", "adamw", "sgd"]
 
@@ -50,6 +57,27 @@ def tumor_training_bytes(
     gradients = _TUMOR_GRADIENTS * config.channels[0] * math.prod(patch_size)
     values = tumor_kept_values(config, patch_size) + gradients
     return _training_bytes(tumor_parameters(config), values * batch_size, optimizer)
+
+
+def stage_bytes(
+    plan: KidneyPlan | TumorPlan,
+    *,
+    batch_size: int | None = None,
+    patch_size: tuple[int, ...] | None = None,
+) -> int:
+    """Bytes that a training step of a stage takes at its peak.
+
+    Args:
+        plan: of the stage.
+        batch_size: in place of the plan's.
+        patch_size: in place of the plan's.
+    """
+    batch, optimizer = batch_size or plan.schedule.batch_size, plan.schedule.optimizer
+    if isinstance(plan, KidneyPlan):
+        z, y, x = patch_size or plan.patch_size
+        return kidney_training_bytes(plan.network, (z, y, x), batch, optimizer)
+    y, x = patch_size or plan.patch_size
+    return tumor_training_bytes(plan.network, (y, x), batch, optimizer)
 
 
 def fitting_batch(bytes_of: Callable[[int], int], budget_bytes: int, most: int) -> int:

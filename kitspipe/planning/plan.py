@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from kitspipe.planning.document import Document
+from kitspipe.workspace import Stage
 
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
@@ -307,6 +308,10 @@ class Plan(Document, frozen=True, kw_only=True):
     folds: Annotated[int, Meta(ge=1)]
     kidney: KidneyPlan
     tumor: TumorPlan
+
+    def stage(self, name: Stage) -> KidneyPlan | TumorPlan:
+        """The part of a stage."""
+        return self.kidney if name == "kidney" else self.tumor
 
     def __post_init__(self) -> None:
         classes = 1 if self.labels.cyst is None else 2

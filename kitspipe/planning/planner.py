@@ -16,7 +16,7 @@ from kitspipe.planning.fingerprint import Fingerprint
 from kitspipe.planning.plan import KidneyPlan, Labels, Plan, TumorPlan
 from kitspipe.planning.rules import Choice
 from kitspipe.planning.splits import Splits, make_splits
-from kitspipe.workspace import Stage, Workspace
+from kitspipe.workspace import STAGES, Stage, Workspace
 
 _NOT_TRAINED = {
     "kidney": {"why", "window_stride", "window_blend", "minimal_kidney_ml"},
@@ -215,13 +215,23 @@ def read_fold(
     return splits.folds[fold].train, splits.folds[fold].validation
 
 
-def count_folds(place: Workspace) -> int:
-    """How many folds there are.
+def chosen_folds(
+    place: Workspace, stage: Stage | Literal["all"], fold: int | Literal["all"] | None
+) -> list[tuple[Stage, int | Literal["all"]]]:
+    """What is to be trained, in order: kidneys first, as the tumor stage learns from them.
+
+    Args:
+        place: the workspace.
+        stage: one, or "all" for both.
+        fold: one, "all" for a training on every case, None for each fold.
 
     Raises:
         UserError: no splits.
     """
-    return len(read_document(place.splits_file, Splits, made_by="kitspipe_plan").folds)
+    splits = read_document(place.splits_file, Splits, made_by="kitspipe_plan")
+    stages = STAGES if stage == "all" else (stage,)
+    folds = range(len(splits.folds)) if fold is None else (fold,)
+    return [(one_stage, one_fold) for one_stage in stages for one_fold in folds]
 
 
 def training_key(plan: Plan, stage: Stage) -> str:

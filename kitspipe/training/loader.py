@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -86,6 +86,7 @@ class PatchReader(SlimDataLoaderBase):  # type: ignore[misc]
         steps: batches of the epoch.
         workers: processes, 0 for none.
         augmentation: from which changes are drawn; None changes nothing.
+        share: which patches of each batch this process makes; None: all of them.
     """
 
     def __init__(
@@ -98,8 +99,10 @@ class PatchReader(SlimDataLoaderBase):  # type: ignore[misc]
         steps: range,
         workers: int,
         augmentation: AugmentationConfig | None,
+        share: range | None = None,
     ) -> None:
         super().__init__(sampler, batch_size, max(1, workers))
+        self._share = range(batch_size) if share is None else share
         self._read = read
         self._epoch = epoch
         self._steps = steps
@@ -114,7 +117,7 @@ class PatchReader(SlimDataLoaderBase):  # type: ignore[misc]
         return () if first < 0 else tuple(case.name for case, _ in self._requests(first))
 
     def _requests(self, first: int) -> list[tuple[TrainingCase, PatchRequest]]:
-        requests = [self._request(first + index) for index in range(self.batch_size)]
+        requests = [self._request(first + index) for index in self._share]
         return [(self._data.cases[request.region], request) for request in requests]
 
     def _request(self, sample: int) -> PatchRequest:
@@ -149,10 +152,22 @@ class PatchReader(SlimDataLoaderBase):  # type: ignore[misc]
         requests = self._requests(first)
         names = tuple(case.name for case, _ in requests)
         try:
-            patches = [self._read(case, request) for case, request in requests]
+            patches = [self._patch(case, request) for case, request in requests]
+        except UserError as error:
+            return {"failure": error, "cases": names}
         except Exception:
             return {"failure": traceback.format_exc(), "cases": names}
         return {**{key: [patch[key] for patch in patches] for key in patches[0]}, "cases": names}
+
+    def _patch(self, case: TrainingCase, request: PatchRequest) -> Arrays:
+        try:
+            return self._read(case, request)
+        except FileNotFoundError:
+            raise _unreadable(case, "no such arrays") from None
+        except RuntimeError as error:
+            if "blosc2" not in str(error):
+                raise
+            raise _unreadable(case, f"arrays that can't be read: {error}") from None
 
 
 class Reporting:
@@ -173,7 +188,7 @@ class Reporting:
 
 def batches(
     reader: PatchReader, transform: Transform, *, workers: int, patience_s: float = _PATIENCE_S
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """The reader's batches, augmented, in order.
 
     Args:
@@ -184,7 +199,7 @@ def batches(
 
     Raises:
         WorkerError: a worker raised.
-        UserError: a worker was killed, or hangs.
+        UserError: arrays are gone or damaged, a worker was killed, or hangs.
     """
     reporting = Reporting(transform)
     if workers == 0:
@@ -264,6 +279,16 @@ def _end_with_parent(parent: int) -> None:
     os._exit(1)
 
 
+def _unreadable(case: TrainingCase, found: str) -> UserError:
+    return UserError(
+        case.folder,
+        found=found,
+        expected="arrays as kitspipe_preprocess wrote them; the last checkpoint is kept",
+        remedy="remove this case's folder if it is there, run kitspipe_preprocess, then the same "
+        "command: the training goes on",
+    )
+
+
 def _killed(reader: PatchReader, exit_codes: dict[int, int]) -> UserError:
     names = sorted({name for worker in exit_codes for name in reader.under_way(worker)})
     signals = sorted({-code for code in exit_codes.values()})
@@ -305,6 +330,8 @@ def _halves(image: NDArray[np.float32]) -> NDArray[np.float16]:
 
 
 def _batch(arrays: Arrays) -> Batch:
+    if isinstance(arrays.get("failure"), UserError):
+        raise arrays["failure"]
     if "failure" in arrays:
         raise WorkerError(f"while reading {', '.join(arrays['cases'])}:\n{arrays['failure']}")
     target = np.empty((len(arrays["seg"]), *arrays["shape"]), np.uint8)

@@ -20,14 +20,21 @@ class FoldLog:
         self._path = path
 
     def append(self, record: Record) -> None:
-        """Add an epoch; it is on disk when this returns."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("ab") as file:
-            # What a crash tore off would swallow this record.
-            file.truncate(len(self._whole_lines()))
-            file.write(msgspec.json.encode(record) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Add an epoch; it is on disk when this returns.
+
+        Raises:
+            UserError: the disk is full, the folder is read-only or was removed.
+        """
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab") as file:
+                # What a crash tore off would swallow this record.
+                file.truncate(len(self._whole_lines()))
+                file.write(msgspec.json.encode(record) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise workspace.not_written(self._path, error) from None
 
     def read(self) -> list[Record]:
         """All whole records; a last line torn by a crash is left out."""
