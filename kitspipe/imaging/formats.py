@@ -223,10 +223,11 @@ def _read_nifti_geometry(path: Path, reader: sitk.ImageFileReader) -> None:
 
 def _read_nifti_hounsfield(path: Path, header: Header) -> NDArray[np.int16]:
     """HU (Z, Y, X), read some slices of the file at a time: no second copy, whatever its type."""
-    array = np.empty(header.grid.shape, np.int16)
-    stored = header.from_canonical(array)
     try:
-        for first, slab in nifti.read_slabs(path, header.size, _SLICES_AT_ONCE):
+        slabs = nifti.read_slabs(path, header.size, _SLICES_AT_ONCE)
+        array = np.empty(header.grid.shape, np.int16)
+        stored = header.from_canonical(array)
+        for first, slab in slabs:
             stored[first : first + len(slab)] = to_hounsfield(slab)
     except MemoryError:
         raise

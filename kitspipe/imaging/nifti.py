@@ -184,7 +184,8 @@ def read_voxels(path: Path, size: Shape) -> NDArray[Any]:
 def read_slabs(path: Path, size: Shape, slices: int) -> Iterator[tuple[int, NDArray[Any]]]:
     """The values of a file some slices at a time: the first one's number, and (k, j, i).
 
-    They are in the file's own type or, where it scales them, float32. An error may come last.
+    They are in the file's own type or, where it scales them, float32. Whether the file can hold
+    them is looked at before the first one is asked for; other errors may come last.
 
     Args:
         path: `.nii` or `.nii.gz`; the checksum of the latter is verified.
@@ -209,17 +210,21 @@ def read_slabs(path: Path, size: Shape, slices: int) -> Iterator[tuple[int, NDAr
     require_room(path, int(offset), packing, voxel_bytes + int(offset) * is_packed)
     is_scaled = np.isfinite([slope, intercept]).all() and slope != 0
     is_scaled = is_scaled and (slope, intercept) != (1, 0)
-    with igzip.open(path, "rb") if is_packed else path.open("rb") as opened:
-        file = cast("IO[bytes]", opened)
-        # Past the header's extensions.
-        file.seek(int(offset))
-        parts = chunks(file)
-        for first in range(0, size[2], slices):
-            last = min(first + slices, size[2])
-            stored = np.empty((last - first, size[1], size[0]), dtype)
-            parts = fill(stored, parts, is_last=last == size[2])
-            native = stored.astype(dtype.newbyteorder("="), copy=False)
-            yield first, _scaled(native, slope, intercept) if is_scaled else native
+
+    def read() -> Iterator[tuple[int, NDArray[Any]]]:
+        with igzip.open(path, "rb") if is_packed else path.open("rb") as opened:
+            file = cast("IO[bytes]", opened)
+            # Past the header's extensions.
+            file.seek(int(offset))
+            parts = chunks(file)
+            for first in range(0, size[2], slices):
+                last = min(first + slices, size[2])
+                stored = np.empty((last - first, size[1], size[0]), dtype)
+                parts = fill(stored, parts, is_last=last == size[2])
+                native = stored.astype(dtype.newbyteorder("="), copy=False)
+                yield first, _scaled(native, slope, intercept) if is_scaled else native
+
+    return read()
 
 
 def _scaled(values: NDArray[Any], slope: float, intercept: float) -> NDArray[np.float32]:

@@ -118,7 +118,7 @@ def test_what_a_killed_process_left_under_way_is_done(tmp_path, job, cascade):
 
 
 class Broken(torch.nn.Module):
-    def forward_finest(self, image):
+    def forward_coarse(self, image, below):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 

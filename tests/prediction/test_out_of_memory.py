@@ -31,6 +31,9 @@ class OnlyOnCpu(nn.Module):
     def forward_finest(self, image):
         return self._network().forward_finest(image)
 
+    def forward_coarse(self, image, below):
+        return self._network().forward_coarse(image, below)
+
     def forward(self, slab):
         return self._network()(slab)
 
