@@ -169,10 +169,8 @@ def find(
         labels: which value is what.
     """
     given = np.zeros_like(reference) if prediction is None else prediction
-    numbered_kidneys, _ = components(reference > 0)
-    kidneys = _kidneys(numbered_kidneys, reference, given, grid, labels)
-    false = _false_tumors(given, reference, (numbered_kidneys, kidneys), grid, labels)
-    del numbered_kidneys
+    kidneys, cystic = _kidneys(reference, given, grid, labels)
+    false = _false_tumors(given, reference, cystic, grid, labels)
     return Findings(
         tumors=tuple(_true_tumors(reference, given, grid, labels)),
         false_tumors=None if prediction is None else tuple(false),
@@ -213,23 +211,21 @@ def _true_tumors(
 def _false_tumors(
     prediction: Labelled,
     reference: Labelled,
-    numbered_kidneys: tuple[Numbered, tuple[Kidney, ...]],
+    cystic: Labelled,
     grid: Grid,
     labels: Labels,
 ) -> Iterator[FalseTumor]:
     numbered, sizes = _numbered(prediction == labels.tumor)
-    kidney_numbers, kidneys = numbered_kidneys
     touching = set(np.unique(numbered[reference == labels.tumor]).tolist())
-    cystic = {n for n, kidney in enumerate(kidneys, 1) if kidney.is_cystic}
     for n, box, inside in _each(numbered, _large(sizes, SEEN_ML, grid)):
         if n in touching:
             continue
-        met = sorted(cystic & set(np.unique(kidney_numbers[box][inside]).tolist()))
+        met = cystic[box][inside]
         yield FalseTumor(
             volume_ml=float(np.count_nonzero(inside) * grid.voxel_ml),
             center_mm=_center_mm(box, inside, grid),
             place=_place(reference[box][inside], labels),
-            cystic_kidney=met[0] if met else None,
+            cystic_kidney=int(met[met > 0].min()) if met.any() else None,
         )
 
 
@@ -244,18 +240,24 @@ def _place(values: Labelled, labels: Labels) -> Place:
 
 
 def _kidneys(
-    numbered: Numbered, reference: Labelled, prediction: Labelled, grid: Grid, labels: Labels
-) -> tuple[Kidney, ...]:
-    sizes = np.bincount(numbered[reference > 0])
-    return tuple(
-        Kidney(
-            volume_ml=float(np.count_nonzero(inside) * grid.voxel_ml),
-            has_tumor=bool((reference[box][inside] == labels.tumor).any()),
-            has_cyst=bool((reference[box][inside] == labels.cyst).any()),
+    reference: Labelled, prediction: Labelled, grid: Grid, labels: Labels
+) -> tuple[tuple[Kidney, ...], Labelled]:
+    """The kidneys, and an array of the numbers of the cyst-only ones, 0 elsewhere."""
+    numbered, sizes = _numbered(reference > 0)
+    kidneys = []
+    cystic = np.zeros(reference.shape, np.uint8)
+    for n, box, inside in _each(numbered, _large(sizes, KIDNEY_ML, grid)):
+        values = reference[box][inside]
+        kidney = Kidney(
+            volume_ml=float(values.size * grid.voxel_ml),
+            has_tumor=bool((values == labels.tumor).any()),
+            has_cyst=labels.cyst is not None and bool((values == labels.cyst).any()),
             covered_share=float((prediction[box][inside] > 0).mean()),
         )
-        for _, box, inside in _each(numbered, _large(sizes, KIDNEY_ML, grid))
-    )
+        if kidney.is_cystic:
+            cystic[box][inside] = min(n, 255)
+        kidneys.append(kidney)
+    return tuple(kidneys), cystic
 
 
 def _false_kidneys_ml(prediction: Labelled, reference: Labelled, grid: Grid) -> list[float]:

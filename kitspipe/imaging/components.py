@@ -33,7 +33,9 @@ def components(mask: Mask) -> tuple[NDArray[np.int32], int]:
     sizes = np.bincount(found[mask[box.slices]])[1:]
     rank = np.zeros(sizes.size + 1, np.int32)
     rank[1 + np.argsort(-sizes, kind="stable")] = np.arange(1, sizes.size + 1)
-    numbered[box.slices] = rank[found]
+    # By slice: an array of a whole scan's numbers takes a gigabyte, and one is enough.
+    for plane, into in zip(found, numbered[box.slices], strict=True):
+        into[...] = rank[plane]
     return numbered, int(sizes.size)
 
 
