@@ -202,6 +202,18 @@ def train(
     return ALL_DONE
 
 
+def choose(*, workspace: Path, plan_name: str, device: str) -> int:
+    """Post-processing, mask margin, threshold and folds, by the cross-validation alone."""
+    from kitspipe.evaluation import choose as choosing
+
+    place = Workspace(root=workspace, plan_name=plan_name)
+    choice = choosing.choose(place, device)
+    console.table(choosing.HEADER, choosing.rows(choice))
+    title = f"choose, on {choice.cases} held-out cases"
+    console.summary(title, [*choice.why.items(), ("file", place.choice_file)])
+    return ALL_DONE
+
+
 def predict(
     *,
     images: Path,

@@ -50,6 +50,7 @@ def workspace(tmp_path_factory):
     steps = [
         ("plan_and_preprocess", "-d", "raw"),
         ("train", "all"),
+        ("choose",),
         ("predict", "-i", "imgs", "-o", "preds", "-f", 0),
         ("evaluate", "-r", "imgs", "-i", "preds"),
     ]
@@ -104,6 +105,13 @@ def test_tumors_are_learned_around_kidneys_that_the_other_fold_predicted(workspa
         folder = workspace / "preprocessed" / "default" / "tumor_out_of_fold" / case_id
         regions = json.loads((folder / "case.json").read_text())["regions"]
         assert {region["name"] for region in regions} >= {"predicted_right", "predicted_left"}
+
+
+def test_choices_are_made_on_every_case_by_networks_that_did_not_see_it(workspace):
+    splits = json.loads((workspace / "plans" / "default.splits.json").read_text())
+    choice = json.loads((workspace / "results" / "default" / "choice.json").read_text())
+    assert choice["cases"] == sum(len(fold["validation"]) for fold in splits["folds"]) == 6
+    assert {trial["rule"] for trial in choice["trials"]} <= set(choice["why"])
 
 
 def test_what_is_there_is_kept(workspace):

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
         "train one fold of a stage, or all; run again, it goes on where it stopped",
         model.train,
     ),
+    "choose": ("choose post-processing, margin, threshold by cross-validation", model.choose),
     "predict": ("segment new scans with the whole cascade", model.predict),
     "export": ("write the trained cascade as one file", model.export),
     "install": ("take a cascade that was exported into a workspace", model.install),

@@ -81,6 +81,12 @@ def _training_settings(parser: Parser) -> None:
     )
 
 
+def choose(parser: Parser) -> None:
+    """Of kitspipe_choose."""
+    add_workspace(parser)
+    add_device(parser)
+
+
 def predict(parser: Parser) -> None:
     """Of kitspipe_predict."""
     parser.add_argument(

@@ -49,17 +49,17 @@ def validate_fold(
     rows = []
     if stage == "kidney":
         if not (folder / "validation" / KIDNEY_FILE).exists():
-            cascade = load_cascade(place, [fold], str(device), ["kidney"])
+            cascade = load_cascade(place, [fold], str(device), ["kidney"], chosen=False)
             score = validate_kidney(cascade, cases, folder / "validation")
             rows.append(("kidney Dice", f"{score:.4f}"))
         return rows
     if not (folder / "validation" / SUMMARY_FILE).exists():
-        cascade = load_cascade(place, [fold], str(device), ["tumor"])
+        cascade = load_cascade(place, [fold], str(device), ["tumor"], chosen=False)
         inside = validate_tumor(cascade, cases, folder / "validation", end_to_end=False)
         rows.append(("tumor Dice in reference kidneys", f"{inside.kits19.tumor:.4f}"))
     whole = folder / "validation_end_to_end"
     if fold in trained_folds(place, "kidney") and not (whole / SUMMARY_FILE).exists():
-        cascade = load_cascade(place, [fold], str(device))
+        cascade = load_cascade(place, [fold], str(device), chosen=False)
         scores = validate_tumor(cascade, cases, whole, end_to_end=True)
         rows.append(("tumor Dice end to end", f"{scores.kits19.tumor:.4f}"))
     return rows

@@ -45,6 +45,8 @@ class HUWindow(Document, frozen=True, kw_only=True):
 
 Norm = Literal["none", "instance", "batch"]
 Activation = Literal["prelu", "leaky_relu"]
+Components = Literal["all", "largest", "largest_per_kidney", "touching_kidney"]
+"""Which predicted tumors stay."""
 
 
 class ResUNet3DConfig(Document, frozen=True, kw_only=True):
@@ -262,7 +264,7 @@ class TumorPlan(Document, frozen=True, kw_only=True):
     augmentation: AugmentationConfig
     schedule: Schedule
     threshold: Annotated[float, Meta(gt=0, lt=1)]
-    components: Literal["all", "largest"]
+    components: Components
     minimal_tumor_ml: NonNegative
     why: dict[str, str]
 

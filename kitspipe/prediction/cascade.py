@@ -140,7 +140,7 @@ def tumors_in(
     if rois:
         within = functools.reduce(Box.around_both, (roi.box for roi in rois))
         classes[within.slices] = clean_tumors(
-            classes[within.slices], image.grid.crop(within), plan.tumor
+            classes[within.slices], kidney[within.slices], image.grid.crop(within), plan.tumor
         )
     return classes, rois
 

@@ -11,6 +11,7 @@ from kitspipe.dataset.cases import Case
 from kitspipe.dataset.volume_files import is_volume, suffix_of
 from kitspipe.errors import UserError
 from kitspipe.imaging.dicom import find_series
+from kitspipe.planning.choice import read_choice
 from kitspipe.planning.document import Document, sha256
 from kitspipe.planning.fingerprint import file_sha256
 from kitspipe.planning.planner import read_plan
@@ -128,12 +129,12 @@ def weight_files(
     Args:
         place: the workspace.
         stage: which.
-        folds: which; None: all that are trained.
+        folds: which; None: all that are trained, but those that `kitspipe_choose` left out.
 
     Raises:
         UserError: none of the stage is trained to the end, or one that was asked for is not.
     """
-    chosen = trained_folds(place, stage) if folds is None else folds
+    chosen = _folds_in_use(place, stage) if folds is None else folds
     files = {fold: place.fold_folder(stage, fold) / FINAL for fold in chosen}
     missing = [file for file in files.values() if not file.exists()]
     if files and not missing:
@@ -145,6 +146,13 @@ def weight_files(
         expected="a trained network of each stage",
         remedy=f"run kitspipe_train {stage} 0, or name trained folds with -f",
     )
+
+
+def _folds_in_use(place: Workspace, stage: Stage) -> list[Fold]:
+    trained = trained_folds(place, stage)
+    choice = read_choice(place, read_plan(place)) if trained else None
+    left_out = () if choice is None else choice.left_out[stage]
+    return [fold for fold in trained if fold not in left_out]
 
 
 def make_job(

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from kitspipe.imaging.components import largest_component, remove_small
+from kitspipe.imaging.components import components, largest_component, remove_small
 from kitspipe.imaging.volume import Grid
 from kitspipe.planning.plan import Labels, TumorPlan
 from kitspipe.preprocessing.preprocess import CYST_CLASS, TUMOR_CLASS
 
 
-def clean_tumors(classes: NDArray[np.uint8], grid: Grid, plan: TumorPlan) -> NDArray[np.uint8]:
+def clean_tumors(
+    classes: NDArray[np.uint8], kidney: NDArray[np.bool_], grid: Grid, plan: TumorPlan
+) -> NDArray[np.uint8]:
     """Tumor classes without what the plan says is no lesion.
 
     Args:
         classes: (Z, Y, X) 0 background, 1 tumor, 2 cyst, whole scan.
+        kidney: (Z, Y, X), the predicted kidneys, lesions in them included.
         grid: their place.
-        plan: `components` "largest" keeps one tumor a scan (paper 3.5), `minimal_tumor_ml` drops
-            smaller ones.
+        plan: `minimal_tumor_ml` drops smaller tumors; of those left, `components` keeps all, the
+            scan's "largest" (paper 3.5), the "largest_per_kidney", or those "touching_kidney".
 
     Returns:
         A new array; removed tumor voxels are 0. Without tumor nothing changes.
@@ -27,9 +31,34 @@ def clean_tumors(classes: NDArray[np.uint8], grid: Grid, plan: TumorPlan) -> NDA
     kept = remove_small(tumor, plan.minimal_tumor_ml, grid) if plan.minimal_tumor_ml else tumor
     if plan.components == "largest":
         kept = largest_component(kept)
+    elif plan.components == "largest_per_kidney":
+        kept = _largest_per_kidney(kept, kidney)
+    elif plan.components == "touching_kidney":
+        kept = _touching(kept, kidney)
     cleaned: NDArray[np.uint8] = classes.copy()
     cleaned[tumor & ~kept] = 0
     return cleaned
+
+
+def _largest_per_kidney(tumor: NDArray[np.bool_], kidney: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Of the tumors that hang together with one kidney, or by themselves, the largest."""
+    kidneys, _ = components(kidney | tumor)
+    tumors, count = components(tumor)
+    # Numbers rise as sizes fall, so the first tumor met in a kidney is its largest.
+    first = np.unique(tumors, return_index=True)[1][-count:] if count else np.zeros(0, int)
+    homes = kidneys.ravel()[first]
+    largest = 1 + np.unique(homes, return_index=True)[1]
+    kept: NDArray[np.bool_] = np.isin(tumors, largest)
+    return kept
+
+
+def _touching(tumor: NDArray[np.bool_], kidney: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Tumors with a voxel in the kidney or beside it, corners included."""
+    tumors, _ = components(tumor)
+    beside = ndimage.binary_dilation(kidney, np.ones((3, 3, 3), bool))
+    met = np.unique(tumors[beside & tumor])
+    kept: NDArray[np.bool_] = np.isin(tumors, met[met > 0])
+    return kept
 
 
 def merge(

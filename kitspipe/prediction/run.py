@@ -19,6 +19,7 @@ from kitspipe.networks.inference import for_prediction
 from kitspipe.networks.resunet3d import ResUNet3D
 from kitspipe.networks.vnet25d import VNet25D
 from kitspipe.networks.weights import load_weights
+from kitspipe.planning.choice import read_choice
 from kitspipe.planning.planner import read_plan, training_key
 from kitspipe.prediction.cascade import Cascade, Prediction, segment
 from kitspipe.prediction.effort import DEFAULT, Effort
@@ -35,8 +36,10 @@ def load_cascade(
     device: str,
     stages: Sequence[Stage] = STAGES,
     effort: Effort = DEFAULT,
+    *,
+    chosen: bool = True,
 ) -> Cascade:
-    """The trained networks of a workspace.
+    """The trained networks of a workspace, with what `kitspipe_choose` chose for them.
 
     Args:
         place: the workspace.
@@ -44,6 +47,7 @@ def load_cascade(
         device: a name as `pick_device` takes it.
         stages: which networks are needed.
         effort: how hard is looked.
+        chosen: whether `choice.json` counts.
 
     Raises:
         UserError: a stage or fold is not trained, or was trained with another plan.
@@ -51,6 +55,7 @@ def load_cascade(
     plan, on = read_plan(place), pick_device(device)
     most = 1 if effort.one_network else None
     files = {stage: [*weight_files(place, stage, folds).values()][:most] for stage in stages}
+    choice = read_choice(place, plan) if chosen else None
     kidney = [
         load_weights(ResUNet3D(plan.kidney.network), file, training_key(plan, "kidney"))
         for file in files.get("kidney", [])
@@ -60,7 +65,7 @@ def load_cascade(
         for file in files.get("tumor", [])
     ]
     return Cascade(
-        plan=plan,
+        plan=plan if choice is None else choice.applied(plan),
         kidney=[for_prediction(network, on) for network in kidney],
         tumor=[for_prediction(network, on) for network in tumor],
         device=on,

@@ -78,6 +78,33 @@ def tumor_classes(
     Returns:
         (Z, Y, X) uint8 of the box.
     """
+    classes = np.zeros(box.shape, np.uint8)
+    found = lesion_probability(image, kidney, box, stage, observe)
+    if found is not None:
+        place, probability = found
+        classes[place.slices] = classes_of(probability, stage.plan.threshold)
+    return classes
+
+
+def lesion_probability(
+    image: Volume,
+    kidney: NDArray[np.bool_],
+    box: Box,
+    stage: TumorStage,
+    observe: Observe | None = None,
+) -> tuple[Box, NDArray[np.float32]] | None:
+    """Probability of tumor and cyst in one region, on the scan's own voxels.
+
+    Args:
+        image: int16 HU, the whole scan.
+        kidney: (Z, Y, X), the scan's kidney mask.
+        box: the region.
+        stage: the networks.
+        observe: gets each class's probability map on the stage's grid.
+
+    Returns:
+        The part of the region outside of which all is 0, and (K, Z, Y, X) there; None where all is.
+    """
     plan = stage.plan
     crop = image.crop(box)
     grid = target_grid(plan.target_spacing_mm, crop.grid)
@@ -94,18 +121,17 @@ def tumor_classes(
     if observe is not None:
         for name, of_class in zip(("tumor", "cyst"), probability, strict=False):
             observe(name, of_class, grid)
-    classes = np.zeros(crop.grid.shape, np.uint8)
     inner = Box.around(np.any(probability > 0, axis=0))
     if inner is None:
-        return classes
+        return None
     # Outside it, all is 0; on its border too, so that nothing changes.
     source = inner.dilate(max(grid.spacing), grid).clip(grid.shape)
     place = crop.grid.within(grid.crop(source))
-    if place is not None:
-        target = crop.grid.crop(place)
-        fine = [resample_linear(p[source.slices], grid.crop(source), target) for p in probability]
-        classes[place.slices] = classes_of(np.stack(fine), plan.threshold)
-    return classes
+    if place is None:
+        return None
+    target = crop.grid.crop(place)
+    fine = [resample_linear(p[source.slices], grid.crop(source), target) for p in probability]
+    return place, np.stack(fine)
 
 
 @torch.inference_mode()

@@ -1,4 +1,9 @@
 import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import ndimage
 from small_plans import small_tumor_plan
 
 from kitspipe.imaging.volume import Grid
@@ -15,24 +20,69 @@ def classes_with_two_tumors():
 
 
 GRID = Grid(shape=(9, 20, 21), spacing=(5.0, 2.0, 1.0))  # 0.01 ml a voxel
+NO_KIDNEY = np.zeros(GRID.shape, bool)
+
+
+def cleaned(classes, kidney=NO_KIDNEY, **rules):
+    return clean_tumors(classes, kidney, GRID, small_tumor_plan(**rules))
 
 
 def test_only_the_largest_tumor_stays_and_cysts_are_left_alone():
-    cleaned = clean_tumors(classes_with_two_tumors(), GRID, small_tumor_plan(components="largest"))
-    assert (cleaned == 1).sum() == 100
-    assert (cleaned == 2).sum() == 18
+    left = cleaned(classes_with_two_tumors(), components="largest")
+    assert (left == 1).sum() == 100
+    assert (left == 2).sum() == 18
 
 
 def test_tumors_below_the_minimal_volume_go():
-    plan = small_tumor_plan(components="all", minimal_tumor_ml=0.19)
-    assert (clean_tumors(classes_with_two_tumors(), GRID, plan) == 1).sum() == 100
-    plan = small_tumor_plan(components="all", minimal_tumor_ml=0.17)
-    assert (clean_tumors(classes_with_two_tumors(), GRID, plan) == 1).sum() == 118
+    classes = classes_with_two_tumors()
+    assert (cleaned(classes, components="all", minimal_tumor_ml=0.19) == 1).sum() == 100
+    assert (cleaned(classes, components="all", minimal_tumor_ml=0.17) == 1).sum() == 118
 
 
-def test_nothing_found_stays_nothing():
-    empty = np.zeros((9, 20, 21), np.uint8)
-    assert not clean_tumors(empty, GRID, small_tumor_plan(components="largest")).any()
+def test_the_largest_tumor_of_each_kidney_stays():
+    kidney = NO_KIDNEY.copy()
+    kidney[1:7, 2:10, 2:10] = True  # with the tumor of 100 voxels
+    kidney[1:8, 8:19, 12:20] = True  # with that of 18
+    classes = classes_with_two_tumors()
+    classes[2, 18, 18] = 1  # a second, smaller one in the second kidney
+    left = cleaned(classes, kidney, components="largest_per_kidney")
+    assert (left == 1).sum() == 118
+    assert left[2, 18, 18] == 0
+
+
+def test_a_tumor_beside_the_kidney_touches_it_and_one_further_off_does_not():
+    kidney = NO_KIDNEY.copy()
+    kidney[0:2, 2:9, 2:9] = True  # ends where the first tumor begins
+    kidney[:, 17:, 12:] = True  # two rows behind the second
+    left = cleaned(classes_with_two_tumors(), kidney, components="touching_kidney")
+    assert (left == 1).sum() == 100
+
+
+@pytest.mark.parametrize("rule", ["all", "largest", "largest_per_kidney", "touching_kidney"])
+@given(
+    classes=arrays(np.uint8, (4, 7, 8), elements=st.integers(0, 2)),
+    kidney=arrays(bool, (4, 7, 8), elements=st.booleans()),
+)
+def test_a_rule_keeps_whole_tumors_and_changes_nothing_else(rule, classes, kidney):
+    grid = Grid(shape=classes.shape, spacing=(5.0, 2.0, 1.0))
+    left = clean_tumors(classes, kidney, grid, small_tumor_plan(components=rule))
+    changed = left != classes
+    assert (classes[changed] == 1).all()
+    assert (left[changed] == 0).all()
+    # By scipy, independent of the components used inside.
+    numbered, count = ndimage.label(classes == 1, np.ones((3, 3, 3)))
+    for number in range(1, count + 1):
+        assert len(set(changed[numbered == number].tolist())) == 1
+    kept = len(np.unique(numbered[left == 1]))
+    if rule == "all":
+        assert kept == count
+    if rule == "largest":
+        assert kept == min(1, count)
+
+
+@pytest.mark.parametrize("rule", ["all", "largest", "largest_per_kidney", "touching_kidney"])
+def test_nothing_found_stays_nothing(rule):
+    assert not cleaned(np.zeros(GRID.shape, np.uint8), components=rule).any()
 
 
 def test_lesions_overwrite_kidney_and_tumors_outside_stay():
