@@ -24,7 +24,7 @@ FUZZED = 300
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    place = write_model(folder, choice={"threshold": 0.5})
+    place = write_model(folder, threshold=0.5)
     export_model(place, folder / "model.kitspipe", None)
     return folder / "model.kitspipe"
 

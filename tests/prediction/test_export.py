@@ -16,7 +16,7 @@ from kitspipe.prediction.model_card import model_card
 
 @pytest.fixture
 def place(tmp_path):
-    return write_model(tmp_path / "work", folds=(0, 1), choice={"threshold": 0.4})
+    return write_model(tmp_path / "work", folds=(0, 1), threshold=0.4)
 
 
 def names(path):
@@ -43,7 +43,7 @@ def test_all_that_prediction_needs_is_in_the_file_and_nothing_else(place, tmp_pa
     }
     with zipfile.ZipFile(path) as archive:
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
-        assert json.loads(archive.read("results/default/choice.json")) == {"threshold": 0.4}
+        assert json.loads(archive.read("results/default/choice.json"))["threshold"] == 0.4
 
 
 def test_the_same_model_is_the_same_file(place, tmp_path):

@@ -11,7 +11,7 @@ from kitspipe.workspace import Workspace
 
 @pytest.fixture
 def model(tmp_path):
-    place = write_model(tmp_path / "work", folds=(0, 1), choice={"a": 1})
+    place = write_model(tmp_path / "work", folds=(0, 1), threshold=0.4)
     export_model(place, tmp_path / "model.kitspipe", None)
     return tmp_path / "model.kitspipe"
 
