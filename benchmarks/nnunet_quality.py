@@ -1,7 +1,8 @@
 """nnU-Net's own trainer for a given time, then its predictions, for `quality.py`.
 
 Runs with the Python of nnU-Net's environment, on its planned and preprocessed 3d_fullres. The
-learning rate falls to its end as the time does; nothing else differs from its default trainer.
+learning rate falls to its end as the time does, and a CPU that has bfloat16 uses it; nothing else
+differs from its default trainer.
 
     python nnunet_quality.py PREPROCESSED RESULTS IMAGES OUTPUT SECONDS DEVICE
 """
@@ -15,8 +16,8 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-PARTS = 1000
 INITIAL_RATE, EXPONENT = 1e-2, 0.9
+HAS_BF16 = torch.cpu._is_amx_tile_supported()
 
 
 class TimedTrainer(nnUNetTrainer):
@@ -36,6 +37,20 @@ class TimedTrainer(nnUNetTrainer):
         self.on_train_end()
         return steps
 
+    def train_step(self, batch: dict) -> None:
+        """nnU-Net's on a GPU; on a CPU the same steps, the network's pass in bfloat16."""
+        if self.device.type == "cuda":
+            super().train_step(batch)
+            return
+        targets = batch["target"]
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BF16):
+            outputs = self.network(batch["data"])
+        loss = self.loss([output.float() for output in outputs], targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+        self.optimizer.step()
+
 
 # Predictions look for the trainer by its name.
 TimedTrainer.__name__ = "nnUNetTrainer"
@@ -46,6 +61,7 @@ def main() -> None:
     preprocessed, results, images, output = map(Path, sys.argv[1:5])
     seconds, device = float(sys.argv[5]), torch.device(sys.argv[6])
     plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())
+    plans["continue_training"] = False
     dataset = json.loads((preprocessed / "dataset.json").read_text())
     trainer = TimedTrainer(plans, "3d_fullres", "all", dataset, device=device)
     trainer.initialize()
@@ -64,7 +80,10 @@ def main() -> None:
         json.dumps(
             {
                 "steps": steps,
-                "patch_size": plans["configurations"]["3d_fullres"]["patch_size"],
+                **{
+                    key: plans["configurations"]["3d_fullres"][key]
+                    for key in ("patch_size", "batch_size", "spacing")
+                },
                 "predict_seconds": time.monotonic() - started,
             }
         )

@@ -56,7 +56,7 @@ def link_for_nnunet(raw: Path, dataset: Path) -> None:
     description = {
         "channel_names": {"0": "CT"},
         "labels": {"background": 0, "kidney": 1, "tumor": 2, "cyst": 3},
-        "numTraining": len(CASES),
+        "numTraining": sum(1 for _ in raw.iterdir()),
         "file_ending": ".nii.gz",
     }
     (dataset / "dataset.json").write_text(json.dumps(description))
