@@ -41,7 +41,8 @@ def chosen(plan, threshold):
         threshold=threshold,
         components=plan.tumor.components,
         minimal_tumor_ml=plan.tumor.minimal_tumor_ml,
-        left_out={stage: () for stage in STAGES},
+        minimal_healthy_ml=plan.tumor.minimal_healthy_ml,
+        left_out=dict.fromkeys(STAGES, ()),
         why={"threshold": "tried"},
         trials=(),
     )

@@ -123,6 +123,7 @@ def small_tumor_plan(**edits):
         "threshold": 0.5,
         "components": "all",
         "minimal_tumor_ml": 0.0,
+        "minimal_healthy_ml": 0.0,
     }
     return _with_why(TumorPlan, values | edits)
 

@@ -173,7 +173,7 @@ def test_3_4_the_tumor_schedule_sees_each_slice_with_kidney_at_least_ten_times(p
 def test_3_5_the_largest_component_is_the_tumor(plan):
     assert plan.tumor.components == "largest"
     assert plan.tumor.threshold == 0.5
-    assert plan.tumor.minimal_tumor_ml == 0
+    assert plan.tumor.minimal_tumor_ml == plan.tumor.minimal_healthy_ml == 0
 
 
 @pytest.mark.parametrize("stage", ["kidney", "tumor"])

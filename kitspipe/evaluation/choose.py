@@ -42,6 +42,7 @@ CANDIDATES: dict[str, tuple[Any, ...]] = {
     "threshold": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     "components": ("all", "touching_kidney", "largest_per_kidney", "largest"),
     "minimal_tumor_ml": (0.0, 0.1, 0.3, 1.0),
+    "minimal_healthy_ml": (0.0, 10.0, 30.0),
 }
 """Rule -> values that are tried, in this order, beside the plan's own."""
 
@@ -91,6 +92,7 @@ def choice_of(
         threshold=values.threshold,
         components=values.components,
         minimal_tumor_ml=values.minimal_tumor_ml,
+        minimal_healthy_ml=values.minimal_healthy_ml,
         left_out={stage: left_out[stage] for stage in STAGES},
         why=why,
         trials=tuple(trials),

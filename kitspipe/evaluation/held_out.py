@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from kitspipe.imaging.components import components
 from kitspipe.imaging.volume import Box, Grid, Volume
 from kitspipe.planning.plan import Plan, TumorPlan
-from kitspipe.prediction.postprocess import clean_tumors
+from kitspipe.prediction.postprocess import clean_lesions
 from kitspipe.prediction.tumors import TumorStage, classes_of, lesion_probability
 from kitspipe.preprocessing.preprocess import TUMOR_CLASS
 from kitspipe.preprocessing.rois import clean_kidneys, kidney_rois
@@ -158,7 +158,7 @@ def decide(case: HeldOut, plan: TumorPlan) -> Decided:
     probability = case.maps[plan.mask_dilation_mm].array / np.float32(_STEPS)
     classes = classes_of(probability, plan.threshold)
     kidney = case.kidney.array.astype(bool)
-    found = clean_tumors(classes, kidney, case.grid, plan) == TUMOR_CLASS
+    found = clean_lesions(classes, kidney, case.grid, plan).classes == TUMOR_CLASS
     true = case.tumor.array.astype(bool)
     total = int(found.sum()) + int(true.sum()) + case.missed_voxels
     return Decided(

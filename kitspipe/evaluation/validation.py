@@ -108,7 +108,7 @@ def validate_tumor(
 
     def inside_reference(image: Volume, reference: Volume) -> Volume:
         kidney = kidney_mask(reference, values)
-        classes, _ = tumors_in(image, kidney, cascade)
+        classes = tumors_in(image, kidney, cascade).classes
         return Volume(array=merge(kidney, classes, values), grid=image.grid)
 
     def whole_cascade(image: Volume, _: Volume) -> Volume:

@@ -49,6 +49,7 @@ class Choice(Document, frozen=True, kw_only=True):
     threshold: Annotated[float, Meta(gt=0, lt=1)]
     components: Components
     minimal_tumor_ml: NonNegative
+    minimal_healthy_ml: NonNegative
     left_out: dict[Stage, tuple[int, ...]]
     why: dict[str, str]
     trials: tuple[Trial, ...]
@@ -61,6 +62,7 @@ class Choice(Document, frozen=True, kw_only=True):
             threshold=self.threshold,
             components=self.components,
             minimal_tumor_ml=self.minimal_tumor_ml,
+            minimal_healthy_ml=self.minimal_healthy_ml,
         )
         return replace(plan, tumor=tumor)
 

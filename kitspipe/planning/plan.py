@@ -266,6 +266,7 @@ class TumorPlan(Document, frozen=True, kw_only=True):
     threshold: Annotated[float, Meta(gt=0, lt=1)]
     components: Components
     minimal_tumor_ml: NonNegative
+    minimal_healthy_ml: NonNegative
     why: dict[str, str]
 
     def __post_init__(self) -> None:

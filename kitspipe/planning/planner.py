@@ -20,7 +20,7 @@ from kitspipe.workspace import STAGES, Stage, Workspace
 
 _NOT_TRAINED = {
     "kidney": {"why", "window_stride", "window_blend", "minimal_kidney_ml"},
-    "tumor": {"why", "threshold", "components", "minimal_tumor_ml"},
+    "tumor": {"why", "threshold", "components", "minimal_tumor_ml", "minimal_healthy_ml"},
 }
 """Fields that change what is made of a trained network, not the network."""
 
@@ -169,6 +169,11 @@ def _tumor_plan(
                 "all", "keeping the largest only would lose real tumors in 4 to 7 % of patients"
             ),
             "minimal_tumor_ml": Choice(0.1, "what is smaller is below what KiTS labels as tumor"),
+            "minimal_healthy_ml": Choice(
+                10.0,
+                "what is lesion all through is another organ: of 40 kidneys of KiTS with tumors, "
+                "none has less than 100 ml beside them",
+            ),
         },
     )
 

@@ -21,12 +21,13 @@ from kitspipe.planning.plan import Plan
 from kitspipe.prediction.effort import PLAIN, Effort
 from kitspipe.prediction.kidney_mask import Kidneys, Observe, kidneys_on_scan
 from kitspipe.prediction.kidneys import KidneyStage
-from kitspipe.prediction.postprocess import clean_tumors, merge
+from kitspipe.prediction.postprocess import clean_lesions, merge
 from kitspipe.prediction.tumors import TumorStage, tumor_classes
 from kitspipe.preprocessing.preprocess import TUMOR_CLASS
 from kitspipe.preprocessing.rois import KidneyRoi, clean_kidneys, kidney_rois
 
 _MANY_KIDNEYS = 2
+_SPECK_ML = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -67,6 +68,23 @@ class Prediction:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Lesions:
+    """The second stage's result, cleaned, on the scan's own voxels.
+
+    Args:
+        classes: (Z, Y, X) 0 background, 1 tumor, 2 cyst.
+        rois: where was looked.
+        no_kidney: (Z, Y, X), kidneys that are lesion through and through, so none.
+        no_kidney_ml: volume of each of them.
+    """
+
+    classes: NDArray[np.uint8]
+    rois: tuple[KidneyRoi, ...]
+    no_kidney: NDArray[np.bool_]
+    no_kidney_ml: tuple[float, ...]
+
+
 def segment(image: Volume, cascade: Cascade) -> Prediction:
     """Kidneys, tumors and cysts of a scan.
 
@@ -79,19 +97,18 @@ def segment(image: Volume, cascade: Cascade) -> Prediction:
     started = time.perf_counter()
     kidneys = find_kidneys(image, cascade)
     found = time.perf_counter()
-    classes, rois = tumors_in(image, kidneys.mask, cascade)
+    lesions = tumors_in(image, kidneys.mask, cascade)
     labels = np.zeros(image.grid.shape, np.uint8)
     # The rest is never touched, so that it takes no memory.
-    for box in _boxes_of(kidneys, rois):
-        labels[box.slices] = merge(
-            kidneys.mask[box.slices], classes[box.slices], cascade.plan.labels
-        )
+    for box in (*kidneys.boxes, *(roi.box for roi in lesions.rois)):
+        kidney = kidneys.mask[box.slices] & ~lesions.no_kidney[box.slices]
+        labels[box.slices] = merge(kidney, lesions.classes[box.slices], cascade.plan.labels)
     done = time.perf_counter()
     return Prediction(
         labels=Volume(array=labels, grid=image.grid),
-        rois=rois,
+        rois=lesions.rois,
         seconds={"kidney": round(found - started, 3), "tumor": round(done - found, 3)},
-        warnings=_warnings(kidneys),
+        warnings=_warnings(kidneys, lesions),
     )
 
 
@@ -111,18 +128,13 @@ def find_kidneys(image: Volume, cascade: Cascade) -> Kidneys:
     return kidneys_on_scan(image, stage, cascade.observe)
 
 
-def tumors_in(
-    image: Volume, kidney: NDArray[np.bool_], cascade: Cascade
-) -> tuple[NDArray[np.uint8], tuple[KidneyRoi, ...]]:
-    """Tumors (1) and cysts (2) in all kidneys, cleaned, on the scan's own voxels.
+def tumors_in(image: Volume, kidney: NDArray[np.bool_], cascade: Cascade) -> Lesions:
+    """Tumors and cysts in all kidneys.
 
     Args:
         image: int16 HU, the whole scan.
         kidney: (Z, Y, X), predicted or reference; an empty mask gives no lesions.
         cascade: the networks.
-
-    Returns:
-        (Z, Y, X) uint8 and the regions that were looked at.
     """
     plan = cascade.plan
     _, boxes = clean_kidneys(kidney, image.grid, plan.kidney.minimal_kidney_ml)
@@ -137,27 +149,31 @@ def tumors_in(
         # Regions of two kidneys may overlap: a lesion seen from either stays, tumor before cyst.
         stronger = (found == TUMOR_CLASS) | (place == 0)
         place[stronger] = found[stronger]
+    no_kidney = np.zeros(image.grid.shape, np.bool_)
+    no_kidney_ml: tuple[float, ...] = ()
     if rois:
         within = functools.reduce(Box.around_both, (roi.box for roi in rois))
-        classes[within.slices] = clean_tumors(
+        cleaned = clean_lesions(
             classes[within.slices], kidney[within.slices], image.grid.crop(within), plan.tumor
         )
-    return classes, rois
+        classes[within.slices], no_kidney[within.slices] = cleaned.classes, cleaned.no_kidney
+        no_kidney_ml = cleaned.no_kidney_ml
+    return Lesions(classes=classes, rois=rois, no_kidney=no_kidney, no_kidney_ml=no_kidney_ml)
 
 
-def _boxes_of(kidneys: Kidneys, rois: Sequence[KidneyRoi]) -> list[Box]:
-    """Boxes that hold all kidneys and lesions."""
-    return [*kidneys.boxes, *(roi.box for roi in rois)]
-
-
-def _warnings(kidneys: Kidneys) -> tuple[str, ...]:
+def _warnings(kidneys: Kidneys, lesions: Lesions) -> tuple[str, ...]:
     warnings = []
-    if kidneys.count == 0:
+    left_out = [ml for ml in lesions.no_kidney_ml if ml >= _SPECK_ML]
+    count = kidneys.count - len(left_out)
+    if left_out:
+        volumes = ", ".join(f"{ml:.3g}" for ml in left_out)
+        warnings.append(f"left out, as no kidney is around the lesion: {volumes} ml")
+    if count == 0:
         warnings.append("no kidney found")
-    if kidneys.count == 1:
+    if count == 1:
         warnings.append("only one kidney found")
-    if kidneys.count > _MANY_KIDNEYS:
-        warnings.append(f"{kidneys.count} kidneys found")
+    if count > _MANY_KIDNEYS:
+        warnings.append(f"{count} kidneys found")
     if kidneys.is_cut:
         warnings.append("a kidney is cut by the scan's first or last slice")
     return tuple(warnings)

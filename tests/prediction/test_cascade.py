@@ -116,6 +116,6 @@ def test_folds_are_averaged_in_probability():
 
 def test_an_empty_kidney_has_no_tumors():
     image, _ = flat()
-    classes, rois = tumors_in(image, np.zeros(image.grid.shape, bool), cascade())
-    assert not classes.any()
-    assert rois == ()
+    found = tumors_in(image, np.zeros(image.grid.shape, bool), cascade())
+    assert not found.classes.any()
+    assert found.rois == ()

@@ -8,7 +8,7 @@ from small_plans import small_tumor_plan
 
 from kitspipe.imaging.volume import Grid
 from kitspipe.planning.plan import Labels
-from kitspipe.prediction.postprocess import clean_tumors, merge
+from kitspipe.prediction.postprocess import clean_lesions, clean_tumors, merge, without_kidney
 
 
 def classes_with_two_tumors():
@@ -96,3 +96,50 @@ def test_without_a_cyst_label_cysts_are_kidney():
     kidney = np.array([[[True, True]]])
     classes = np.array([[[2, 1]]], np.uint8)
     assert merge(kidney, classes, Labels(kidney=7, tumor=9)).tolist() == [[[7, 9]]]
+
+
+def a_kidney_and_a_lesion(gap_voxels, lesion_length=4):
+    """A kidney of 2.88 ml, and so far behind it what the first stage took for another one."""
+    kidney, classes = np.zeros((9, 20, 40), bool), np.zeros((9, 20, 40), np.uint8)
+    kidney[0:8, 2:8, 2:8] = True
+    start = 8 + gap_voxels
+    kidney[2:5, 2:8, start : start + lesion_length] = True
+    classes[2:5, 2:8, start : start + lesion_length] = 1
+    return kidney, classes, Grid(shape=classes.shape, spacing=(5.0, 2.0, 1.0))
+
+
+def test_a_kidney_that_is_lesion_all_through_is_none():
+    kidney, classes, grid = a_kidney_and_a_lesion(gap_voxels=12)
+    left_out, volumes_ml = without_kidney(kidney, classes, grid, minimal_ml=1.0)
+    np.testing.assert_array_equal(left_out, classes == 1)
+    assert volumes_ml == pytest.approx([0.72])
+
+
+def test_a_lesion_within_ten_millimetres_of_a_kidney_belongs_to_it():
+    kidney, classes, grid = a_kidney_and_a_lesion(gap_voxels=9)
+    assert not without_kidney(kidney, classes, grid, minimal_ml=1.0)[0].any()
+
+
+def test_a_kidney_that_its_tumor_ate_up_is_larger_than_the_other_one_and_stays():
+    kidney, classes, grid = a_kidney_and_a_lesion(gap_voxels=12, lesion_length=17)
+    assert (classes > 0).sum() > (kidney & (classes == 0)).sum()
+    assert not without_kidney(kidney, classes, grid, minimal_ml=1.0)[0].any()
+
+
+def test_lesions_outside_what_the_first_stage_found_are_not_its_mistake():
+    kidney, classes, grid = a_kidney_and_a_lesion(gap_voxels=12)
+    assert not without_kidney(kidney & (classes == 0), classes, grid, minimal_ml=1.0)[0].any()
+
+
+def test_without_any_kidney_and_with_no_minimum_all_stays():
+    kidney, classes, grid = a_kidney_and_a_lesion(gap_voxels=12)
+    assert not without_kidney(kidney, classes, grid, minimal_ml=0.0)[0].any()
+    only = kidney & (classes > 0)
+    assert not without_kidney(only, classes, grid, minimal_ml=1.0)[0].any()
+
+
+def test_what_is_left_out_is_kidney_no_more():
+    kidney, classes, grid = a_kidney_and_a_lesion(gap_voxels=12)
+    done = clean_lesions(classes, kidney, grid, small_tumor_plan(minimal_healthy_ml=1.0))
+    assert not done.classes.any()
+    np.testing.assert_array_equal(done.no_kidney, classes == 1)
