@@ -24,7 +24,8 @@ from kitspipe.dataset.phantom_dataset import phantom_cases
 from kitspipe.dataset.phantoms import paint
 from kitspipe.prediction.cascade import Cascade, segment
 from kitspipe.prediction.effort import DEFAULT, FAST, PLAIN
-from kitspipe.prediction.run import load_cascade, trained_folds
+from kitspipe.prediction.job import trained_folds
+from kitspipe.prediction.run import load_cascade
 from kitspipe.workspace import Workspace
 
 EFFORTS = {"plain": PLAIN, "default": DEFAULT, "fast": FAST}

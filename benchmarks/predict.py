@@ -84,7 +84,7 @@ def prepare(work: Path) -> None:
     from kitspipe.networks.vnet25d import VNet25D
     from kitspipe.networks.weights import save_weights
     from kitspipe.planning.planner import read_plan, training_key
-    from kitspipe.prediction.run import FINAL
+    from kitspipe.prediction.job import FINAL
     from kitspipe.workspace import Workspace
 
     place = Workspace(root=work / "ours")

@@ -23,7 +23,8 @@ _SLAB = 8
 def for_prediction(network: N, device: torch.device) -> N:
     """The network on a device, in evaluation mode, its layers replaced where that is faster.
 
-    The network itself is changed and given back; it can't be trained any more.
+    The network itself is changed and given back; it can't be trained any more. One that was made
+    ready for a GPU can be made ready for the CPU afterwards.
     """
     put_on(network, device).eval()
     _fold_batch_norms(network)
@@ -130,7 +131,7 @@ def _replace(module: nn.Module) -> None:
             setattr(module, name, _Convolution(child))
         elif type(child) is nn.InstanceNorm3d:
             setattr(module, name, _InstanceNorm(child))
-        else:
+        elif not isinstance(child, _Convolution):
             _replace(child)
             if isinstance(child, Decoder) and _is_plain(child):
                 setattr(module, name, _SlabDecoder(child))
