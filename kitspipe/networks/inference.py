@@ -46,9 +46,9 @@ class _InstanceNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, Z, Y, X), each sample and channel by itself."""
         nothing, unused = torch.zeros_like(self.weight), torch.empty(0)
-        for sample in x.split(1):
+        for sample in torch.split(x, 1):
             # Torch sums up in float32 one after the other: over a whole window, that is 0.1 % off.
-            slabs = sample.split(_SLAB, dim=2)
+            slabs = torch.split(sample, _SLAB, dim=2)
             found = [torch.batch_norm_update_stats(slab, nothing, nothing, 0.0) for slab in slabs]
             means, variances = (torch.stack(each).double() for each in zip(*found, strict=True))
             share = torch.tensor([slab.shape[2] / x.shape[2] for slab in slabs]).double()
@@ -126,16 +126,16 @@ def _in_slabs(convolution: nn.Module, inputs: tuple[Tensor, ...], into: Tensor) 
     """A convolution of kernel 3 over joined maps, some slices at a time; may be in place."""
     depth = into.shape[2]
     samples, _, _, height, width = into.shape
-    channels = sum(part.shape[1] for part in inputs)
+    widths = [part.shape[1] for part in inputs]
     # A slice of the slab before, a slab, a slice of the next one; zeros beyond both ends.
-    joined = into.new_zeros((samples, channels, _SLAB + 2, height, width))
+    joined = into.new_zeros((samples, sum(widths), _SLAB + 2, height, width))
     joined = joined.contiguous(memory_format=torch.channels_last_3d)
     for first in range(0, depth, _SLAB):
         last = min(first + _SLAB, depth)
         end = min(last + 1, depth)
         if first:
             joined[:, :, 0] = joined[:, :, _SLAB]
-        for part, place in zip(inputs, joined.split([p.shape[1] for p in inputs], 1), strict=True):
+        for part, place in zip(inputs, torch.split(joined, widths, dim=1), strict=True):
             place[:, :, 1 : 1 + end - first] = part[:, :, first:end]
         joined[:, :, 1 + end - first :] = 0
         into[:, :, first:last] = convolution(joined[:, :, : last - first + 2], z_padding=0)

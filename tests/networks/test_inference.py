@@ -99,4 +99,3 @@ def test_without_onednn_convolutions_stay_as_they_are(monkeypatch):
     image = torch.randn(1, 1, 8, 16, 16)
     for expected, found in zip(outputs(plain, image), outputs(ready, image), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-

@@ -52,9 +52,7 @@ def cascade(tmp_path):
     return load_cascade(write_model(tmp_path, seed=2), None, "cpu")
 
 
-def test_a_scan_too_large_for_the_gpu_is_segmented_on_the_cpu_and_that_is_said(
-    cascade, tmp_path
-):
+def test_a_scan_too_large_for_the_gpu_is_segmented_on_the_cpu_and_that_is_said(cascade, tmp_path):
     image, _ = painted(0)
     # On a GPU, layers are torch's own; on the CPU they are replaced.
     with pytest.MonkeyPatch.context() as patch:

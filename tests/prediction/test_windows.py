@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from kitspipe.imaging.volume import Box
 from kitspipe.prediction.windows import (
+    Part,
     axis_weights,
     owned_spans,
-    predict_part,
     predict_windows,
     spans_of,
     starts_over,
@@ -27,6 +27,14 @@ def repeated(patches, refinement):
     for axis, factor in enumerate(refinement, start=-3):
         patches = patches.repeat(factor, axis)
     return patches
+
+
+def _around(box, shape):
+    """A larger box, within the volume."""
+    return Box(
+        start=tuple(max(0, a - 2) for a in box.start),
+        stop=tuple(min(n, b + 3) for n, b in zip(shape, box.stop, strict=True)),
+    )
 
 
 def noise(seed, *shape):
@@ -164,15 +172,12 @@ def test_all_windows_say_of_a_part_what_they_say_of_it_in_the_whole(box, blend, 
         blend=blend,
     )
     spans = [owned_spans(*axis) for axis in zip(image.shape, PATCH, STRIDE, strict=True)]
-    found = predict_part(
-        image,
-        forward,
-        list(product(*spans)),
-        box,
-        patch_size=PATCH,
-        refinement=refinement,
-        blend=blend,
-    )
+    part = Part(_around(box, image.shape), patch_size=PATCH, refinement=refinement, blend=blend)
+    for window in product(*spans):
+        place = tuple(slice(s.start, s.start + n) for s, n in zip(window, PATCH, strict=True))
+        part.add(window, forward(image[place]))
+    assert part.seen(box).all()
+    found = part.probability(box)
     finer = tuple(
         slice(a * r, b * r) for a, b, r in zip(box.start, box.stop, refinement, strict=True)
     )
@@ -181,18 +186,13 @@ def test_all_windows_say_of_a_part_what_they_say_of_it_in_the_whole(box, blend, 
 
 def test_where_no_window_was_asked_there_is_nothing():
     [first, *_], rows, columns = (owned_spans(n, n // 2, n // 4) for n in (64, 8, 8))
-    found = predict_part(
-        np.ones((64, 8, 8), np.float32),
-        lambda patch: patch,
-        [(first, rows[0], columns[0])],
-        Box(start=(0, 0, 0), stop=(64, 8, 8)),
-        patch_size=(32, 4, 4),
-        refinement=(1, 1, 1),
-        blend="gaussian",
-    )
+    whole = Box(start=(0, 0, 0), stop=(64, 8, 8))
+    part = Part(whole, patch_size=(32, 4, 4), refinement=(1, 1, 1), blend="gaussian")
+    part.add((first, rows[0], columns[0]), np.ones((32, 4, 4), np.float32))
     expected = np.zeros((64, 8, 8))
     expected[:32, :4, :4] = 1
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(part.probability(whole), expected, atol=1e-6)
+    np.testing.assert_array_equal(part.seen(whole), expected > 0)
 
 
 @given(
