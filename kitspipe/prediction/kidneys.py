@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations, product
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -193,23 +193,27 @@ class KidneyStage:
         return tuple(slice(span.start, span.start + size) for span, size in spans)
 
     def _windows(self, possible: Possible) -> list[Window]:
-        """The plan's windows that count there; with `cores`, the fewest that cover it."""
+        """The plan's windows that count there; on axes with a core, the fewest that cover it."""
         plan, box = self.plan, possible.box
-        axes = zip(possible.shape, plan.patch_size, plan.window_stride, strict=True)
-        if self.effort.core is None or box is None:
-            return windows_that_count(
-                [owned_spans(*axis) for axis in axes],
-                possible.mask,
-                possible.scale,
-                plan.patch_size,
-                blend=plan.window_blend,
-                least_share=_LEAST_SHARE,
-            )
-        spans = [
-            spans_of(starts_over(part, n, size, max(1, round(size * self.effort.core))), size)
-            for part, (n, size, _) in zip(zip(box.start, box.stop, strict=True), axes, strict=True)
-        ]
-        return list(product(*spans))
+        if box is None:
+            return []
+        spans = []
+        for axis, core in enumerate(self.effort.core_zyx):
+            length, size = possible.shape[axis], plan.patch_size[axis]
+            if core is None:
+                spans.append(owned_spans(length, size, plan.window_stride[axis]))
+            else:
+                part = (box.start[axis], box.stop[axis])
+                starts = starts_over(part, length, size, max(1, round(size * core)))
+                spans.append(spans_of(starts, size))
+        return windows_that_count(
+            spans,
+            possible.mask,
+            possible.scale,
+            plan.patch_size,
+            blend=plan.window_blend,
+            least_share=_LEAST_SHARE,
+        )
 
     def _levels_below(self, grid: Grid) -> int:
         """Decoder levels below the finest whose voxels are still fine enough."""
