@@ -12,8 +12,10 @@ class Effort:
     Args:
         search_gap: kidneys are first searched in coarse maps of thin windows; so many of their
             depths lie between two of them. None: no search, every window of the plan in full.
-        core_zyx: per axis, a close look takes the fewest windows that cover kidneys with this share
-            of them, in their middle. None: those of the plan, but for the ones that say little.
+        core: a close look takes the fewest windows that cover kidneys with this share of them, in
+            their middle. None: those of the plan, but for the ones that say little there.
+        slack: an axis longer than a window by at most this share takes one, over the kidneys; the
+            plan's would be two that see nearly the same.
         levels_below: the close look takes the maps of a decoder level so many below the finest.
         tumor_step: of the slices that the scan's own ask for, the tumor stage sees every so
             manieth; what lies between is interpolated.
@@ -22,7 +24,8 @@ class Effort:
     """
 
     search_gap: int | None
-    core_zyx: tuple[float | None, float | None, float | None] = (None, None, None)
+    core: float | None = None
+    slack: float = 0.0
     levels_below: int = 0
     tumor_step: int = 1
     one_network: bool = False
@@ -31,10 +34,8 @@ class Effort:
 
 PLAIN = Effort(search_gap=None)
 """Every window of the plan over the whole scan, every slice: what the others are held against."""
-DEFAULT = Effort(search_gap=1, core_zyx=(None, 0.75, 0.75))
-FAST = Effort(
-    search_gap=2, core_zyx=(0.9, 0.9, 0.9), levels_below=1, tumor_step=2, one_network=True
-)
+DEFAULT = Effort(search_gap=1, slack=1 / 8)
+FAST = Effort(search_gap=2, core=0.9, levels_below=1, tumor_step=2, one_network=True)
 
 
 def effort_of(*, fast: bool = False, mirror: bool = False) -> Effort:

@@ -193,19 +193,18 @@ class KidneyStage:
         return tuple(slice(span.start, span.start + size) for span, size in spans)
 
     def _windows(self, possible: Possible) -> list[Window]:
-        """The plan's windows that count there; on axes with a core, the fewest that cover it."""
+        """The plan's windows that count there, or fewer over it, as the effort says."""
         plan, box = self.plan, possible.box
         if box is None:
             return []
-        spans = []
-        for axis, core in enumerate(self.effort.core_zyx):
-            length, size = possible.shape[axis], plan.patch_size[axis]
-            if core is None:
+        core, spans = self.effort.core, []
+        for axis, (length, size) in enumerate(zip(possible.shape, plan.patch_size, strict=True)):
+            if core is None and length > size * (1 + self.effort.slack):
                 spans.append(owned_spans(length, size, plan.window_stride[axis]))
             else:
+                middle = size if core is None else max(1, round(size * core))
                 part = (box.start[axis], box.stop[axis])
-                starts = starts_over(part, length, size, max(1, round(size * core)))
-                spans.append(spans_of(starts, size))
+                spans.append(spans_of(starts_over(part, length, size, middle), size))
         return windows_that_count(
             spans,
             possible.mask,
