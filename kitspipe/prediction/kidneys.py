@@ -179,13 +179,12 @@ class KidneyStage:
                 if window not in done:
                     done.add(window)
                     part.add(window, forward(hu[self._place(window)]))
-            box = _common(box.around_both(possible.box or box), part.box)
             found = part.probability(box) >= KIDNEY_THRESHOLD
             more = _beyond(box, _coarser(found, refinement), part.seen(box), grid)
             if not more:
                 break
-            for place in more:
-                possible = possible.also(place)
+            possible = possible.only(more)
+            box = _common(box.around_both(possible.box or box), part.box)
         return [Region(probability=part.probability(box), grid=grid.crop(box).refined(refinement))]
 
     def _place(self, window: Window) -> tuple[slice, ...]:
