@@ -99,3 +99,16 @@ def test_without_onednn_convolutions_stay_as_they_are(monkeypatch):
     image = torch.randn(1, 1, 8, 16, 16)
     for expected, found in zip(outputs(plain, image), outputs(ready, image), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("mean", [1, 30])
+def test_an_instance_norm_of_a_large_map_is_exact(mean):
+    # Far more voxels than float32 can add up one after the other, and no multiple of a slab.
+    x = (2 * torch.randn(1, 2, 37, 192, 192) + mean).to(memory_format=torch.channels_last_3d)
+    norm = nn.InstanceNorm3d(2, affine=True)
+    exact = x.double()
+    exact -= exact.mean((2, 3, 4), keepdim=True)
+    exact /= (exact.square().mean((2, 3, 4), keepdim=True) + norm.eps).sqrt()
+    with torch.inference_mode():
+        found = inference._InstanceNorm(norm)(x)
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=5e-4)
