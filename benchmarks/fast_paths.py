@@ -22,9 +22,11 @@ import numpy as np
 
 from kitspipe.dataset.phantom_dataset import phantom_cases
 from kitspipe.dataset.phantoms import paint
-from kitspipe.prediction.cascade import Cascade, segment
+from kitspipe.imaging.volume import Box, Grid
+from kitspipe.prediction.cascade import Cascade, find_kidneys, segment
 from kitspipe.prediction.effort import DEFAULT, FAST, PLAIN
-from kitspipe.prediction.run import load_cascade, trained_folds
+from kitspipe.prediction.job import trained_folds
+from kitspipe.prediction.run import load_cascade
 from kitspipe.workspace import Workspace
 
 EFFORTS = {"plain": PLAIN, "default": DEFAULT, "fast": FAST}
@@ -52,6 +54,16 @@ def with_effort(cascade: Cascade, name: str) -> Cascade:
     return replace(cascade, effort=effort, kidney=cascade.kidney[:last], tumor=cascade.tumor[:last])
 
 
+def middle_of(grid: Grid, width_mm: float) -> Box:
+    """The middle of all slices."""
+    start, stop = [0], [grid.shape[0]]
+    for length, mm in zip(grid.shape[1:], grid.spacing[1:], strict=True):
+        size = min(length, round(width_mm / mm))
+        start.append((length - size) // 2)
+        stop.append((length - size) // 2 + size)
+    return Box(start=tuple(start), stop=tuple(stop))
+
+
 def main() -> None:
     """Paint, predict three times, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -59,6 +71,7 @@ def main() -> None:
     parser.add_argument("--masks", type=Path, help="paint around these masks")
     parser.add_argument("--cases", type=int, default=24)
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--width-mm", type=float, help="of each slice, only the middle")
     parser.add_argument("--kidney-only", action="store_true")
     options = parser.parse_args()
     place = Workspace(root=options.workspace)
@@ -70,7 +83,10 @@ def main() -> None:
     cases = phantom_cases(cases=options.cases, seed=options.seed, masks=options.masks)
     for case in cases:
         anatomy = case.anatomy()
-        image = paint(anatomy, case.seed)
+        image, reference = paint(anatomy, case.seed), anatomy.labels
+        if options.width_mm is not None:
+            middle = middle_of(image.grid, options.width_mm)
+            image, reference = image.crop(middle), reference.crop(middle)
         plain = None
         for name in EFFORTS:
             asked = with_effort(cascade, name)
@@ -80,7 +96,7 @@ def main() -> None:
             labels = predict(image, asked, kidney_only=options.kidney_only)
             seconds[name] += time.process_time() - started
             plain = labels if plain is None else plain
-            rows[name].append(scores(labels, anatomy.labels.array))
+            rows[name].append(scores(labels, reference.array))
             agreement[name].append(scores(labels, plain))
         found = {n: {k: round(v, 4) for k, v in rows[n][-1].items()} for n in EFFORTS}
         print(f"{case.case_id} {image.array.shape} {found}", flush=True)
@@ -101,8 +117,6 @@ def main() -> None:
 def predict(image, cascade: Cascade, *, kidney_only: bool) -> np.ndarray:  # noqa: ANN001
     """Labels of a scan."""
     if kidney_only:
-        from kitspipe.prediction.cascade import find_kidneys
-
         return find_kidneys(image, cascade).mask.astype(np.uint8)
     return segment(image, cascade).labels.array
 

@@ -1,6 +1,6 @@
 """What nnU-Net 2.8.1 takes for whole scans; run by `predict.py` with nnU-Net's own Python.
 
-    PYTHON benchmarks/nnunet_predict.py PLANS DATASET_JSON COMPARED IMAGE...
+    PYTHON benchmarks/nnunet_predict.py PLANS DATASET_JSON COMPARED [IMAGE...]
 
 Prints one line of JSON: the plan, seconds of one window of its network, and for each image by its
 number of slices the windows that its own rule asks for; for the image number COMPARED also seconds
@@ -26,7 +26,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-CLASSES, WINDOWS, STEP = 4, 3, 0.5
+CLASSES, WINDOWS, STEP = 4, 2, 0.5
 
 
 def main() -> None:

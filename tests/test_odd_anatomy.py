@@ -3,21 +3,30 @@
 Axes (Z, Y, X); X runs from the patient's right to left.
 """
 
+import json
+
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
+from small_model import write_model
 from small_plans import small_kidney_plan, small_plan, small_tumor_plan
 from torch import nn
+from torch.nn import functional as F
 
 from kitspipe.dataset.case_files import CaseFiles
-from kitspipe.dataset.cases import Case
+from kitspipe.dataset.cases import Case, find_images
 from kitspipe.dataset.check import check_case
 from kitspipe.errors import UserError
 from kitspipe.imaging.formats import write_image, write_labels
 from kitspipe.imaging.header import header_for
 from kitspipe.imaging.volume import Grid, Volume
 from kitspipe.planning.fingerprint import fingerprint_case
+from kitspipe.prediction.attempt import attempt
 from kitspipe.prediction.cascade import Cascade, segment
+from kitspipe.prediction.effort import DEFAULT, PLAIN
+from kitspipe.prediction.job import make_job
+from kitspipe.prediction.records import merge
 from kitspipe.preprocessing.preprocess import open_cases, preprocess_case
 from kitspipe.preprocessing.rois import clean_kidneys, kidney_rois
 from kitspipe.workspace import Workspace
@@ -71,6 +80,9 @@ class BrightIsKidney(nn.Module):
         window = PLAN.kidney.hu_window
         return (image * window.scale_hu + window.center_hu) * 100
 
+    def forward_coarse(self, image, below):
+        return F.avg_pool3d(self.forward_finest(image), (2 ** (below - 1), 2**below, 2**below))
+
 
 class NoTumor(nn.Module):
     def forward(self, slab):
@@ -105,17 +117,49 @@ def test_the_region_of_a_cut_kidney_ends_with_the_scan():
     assert (left.start[0], left.stop[0]) == (0, 5 + 2)
 
 
+def cascade_of(effort):
+    on = torch.device("cpu")
+    networks = {"kidney": [BrightIsKidney()], "tumor": [NoTumor()]}
+    return Cascade(plan=PLAN, **networks, device=on, effort=effort)
+
+
+@pytest.mark.parametrize("effort", [PLAIN, DEFAULT], ids=["every window", "default"])
 @pytest.mark.parametrize("name", ANATOMIES)
-def test_prediction_keeps_every_kidney_and_warns_of_what_is_odd(name):
+def test_prediction_keeps_every_kidney_and_warns_of_what_is_odd(name, effort):
     mask = kidneys(name)
     image = Volume(array=hu(mask), grid=GRID)
-    cascade = Cascade(
-        plan=PLAN, kidney=[BrightIsKidney()], tumor=[NoTumor()], device=torch.device("cpu")
-    )
-    found = segment(image, cascade)
+    found = segment(image, cascade_of(effort))
     assert found.warnings == WARNINGS[name]
     assert ((found.labels.array > 0) == mask).mean() > 0.99
     assert len(found.rois) == len(NAMES[name])
+
+
+def legs():
+    """Another body part: two bright bones through all slices, no kidney."""
+    mask = np.zeros(GRID.shape, bool)
+    mask[:, 22:30, 14:22] = mask[:, 22:30, 42:50] = True
+    return mask
+
+
+@pytest.mark.parametrize("name", [*ANATOMIES, "legs"])
+def test_whatever_a_scan_shows_its_mask_is_valid_and_the_report_warns(tmp_path, name):
+    shown = legs() if name == "legs" else kidneys(name)
+    header = header_for(GRID, "IPL")
+    write_image(tmp_path / "scans/a.nii.gz", Volume(array=hu(shown), grid=GRID), header)
+    [case] = find_images(tmp_path / "scans")
+    job = make_job(write_model(tmp_path / "model", plan=PLAN), tmp_path / "out", None, "cpu")
+    outcome = attempt(case, job, cascade_of(DEFAULT), run="run", seen="")
+    assert outcome.status == "done"
+    expected = WARNINGS["cut"] if name == "legs" else WARNINGS[name]
+    merge(tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "run.json").read_bytes())
+    assert report["cases"]["a"]["warnings"] == list(expected)
+    scan, mask = (sitk.ReadImage(str(file)) for file in (case.image, job.mask_file(case)))
+    assert mask.GetPixelIDTypeAsString() == "8-bit unsigned integer"
+    for what in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(mask, what)() == getattr(scan, what)()
+    values = set(np.unique(sitk.GetArrayFromImage(mask)))
+    assert values == ({0, 1} if shown.any() else {0})
 
 
 @pytest.mark.parametrize("name", ANATOMIES)

@@ -23,7 +23,8 @@ _SLAB = 8
 def for_prediction(network: N, device: torch.device) -> N:
     """The network on a device, in evaluation mode, its layers replaced where that is faster.
 
-    The network itself is changed and given back; it can't be trained any more.
+    The network itself is changed and given back; it can't be trained any more. One that was made
+    ready for a GPU can be made ready for the CPU afterwards.
     """
     put_on(network, device).eval()
     _fold_batch_norms(network)
@@ -33,7 +34,10 @@ def for_prediction(network: N, device: torch.device) -> N:
 
 
 class _InstanceNorm(nn.Module):
-    """Instance norm that writes over what comes in, a slab of slices at a time."""
+    """Instance norm that writes over what comes in: the batch norm of each sample by itself.
+
+    Torch's own reads channels-last maps in another order, and so copies them.
+    """
 
     def __init__(self, norm: nn.InstanceNorm3d) -> None:
         super().__init__()
@@ -41,17 +45,28 @@ class _InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, Z, Y, X), each sample and channel by itself."""
-        for sample in x:
-            lying = sample.permute(1, 2, 3, 0)  # (Z, Y, X, C), as channels-last maps lie in memory
-            mean = lying.mean(dim=(0, 1, 2), dtype=torch.float32)
-            variance = torch.zeros_like(mean)
-            for slab in lying.split(_SLAB):
-                variance += (slab - mean).square_().sum(dim=(0, 1, 2))
-            variance /= lying.numel() // lying.shape[-1]
-            scale = self.weight * torch.rsqrt(variance + self.eps)
-            shift = self.bias - mean * scale
-            for slab in lying.split(_SLAB):
-                slab.mul_(scale).add_(shift)
+        nothing, unused = torch.zeros_like(self.weight), torch.empty(0)
+        for sample in torch.split(x, 1):
+            # Torch sums up in float32 one after the other: over a whole window, that is 0.1 % off.
+            slabs = torch.split(sample, _SLAB, dim=2)
+            found = [torch.batch_norm_update_stats(slab, nothing, nothing, 0.0) for slab in slabs]
+            means, variances = (torch.stack(each).double() for each in zip(*found, strict=True))
+            share = torch.tensor([slab.shape[2] / x.shape[2] for slab in slabs]).double()
+            mean = share @ means
+            variance = share @ (variances + (means - mean).square())
+            torch.ops.aten.native_batch_norm.out(
+                sample,
+                self.weight,
+                self.bias,
+                mean.float(),
+                variance.float(),
+                training=False,
+                momentum=0.0,
+                eps=self.eps,
+                out=sample,
+                save_mean=unused,
+                save_invstd=unused,
+            )
         return x
 
 
@@ -110,17 +125,20 @@ class _SlabDecoder(nn.Module):
 def _in_slabs(convolution: nn.Module, inputs: tuple[Tensor, ...], into: Tensor) -> None:
     """A convolution of kernel 3 over joined maps, some slices at a time; may be in place."""
     depth = into.shape[2]
-    above: Tensor | None = None
+    samples, _, _, height, width = into.shape
+    widths = [part.shape[1] for part in inputs]
+    # A slice of the slab before, a slab, a slice of the next one; zeros beyond both ends.
+    joined = into.new_zeros((samples, sum(widths), _SLAB + 2, height, width))
+    joined = joined.contiguous(memory_format=torch.channels_last_3d)
     for first in range(0, depth, _SLAB):
         last = min(first + _SLAB, depth)
         end = min(last + 1, depth)
-        slab = torch.cat([part[:, :, first:end] for part in inputs], dim=1)
-        nothing = torch.zeros_like(slab[:, :, :1])
-        parts = [nothing if above is None else above, slab]
-        above = slab[:, :, last - first - 1 : last - first]
-        if end == last:
-            parts.append(nothing)
-        into[:, :, first:last] = convolution(torch.cat(parts, dim=2), z_padding=0)
+        if first:
+            joined[:, :, 0] = joined[:, :, _SLAB]
+        for part, place in zip(inputs, torch.split(joined, widths, dim=1), strict=True):
+            place[:, :, 1 : 1 + end - first] = part[:, :, first:end]
+        joined[:, :, 1 + end - first :] = 0
+        into[:, :, first:last] = convolution(joined[:, :, : last - first + 2], z_padding=0)
 
 
 def _replace(module: nn.Module) -> None:
@@ -130,7 +148,7 @@ def _replace(module: nn.Module) -> None:
             setattr(module, name, _Convolution(child))
         elif type(child) is nn.InstanceNorm3d:
             setattr(module, name, _InstanceNorm(child))
-        else:
+        elif not isinstance(child, _Convolution):
             _replace(child)
             if isinstance(child, Decoder) and _is_plain(child):
                 setattr(module, name, _SlabDecoder(child))

@@ -14,6 +14,8 @@ class Effort:
             depths lie between two of them. None: no search, every window of the plan in full.
         core: a close look takes the fewest windows that cover kidneys with this share of them, in
             their middle. None: those of the plan, but for the ones that say little there.
+        slack: an axis longer than a window by at most this share takes one, over the kidneys; the
+            plan's would be two that see nearly the same.
         levels_below: the close look takes the maps of a decoder level so many below the finest.
         tumor_step: of the slices that the scan's own ask for, the tumor stage sees every so
             manieth; what lies between is interpolated.
@@ -23,6 +25,7 @@ class Effort:
 
     search_gap: int | None
     core: float | None = None
+    slack: float = 0.0
     levels_below: int = 0
     tumor_step: int = 1
     one_network: bool = False
@@ -31,7 +34,7 @@ class Effort:
 
 PLAIN = Effort(search_gap=None)
 """Every window of the plan over the whole scan, every slice: what the others are held against."""
-DEFAULT = Effort(search_gap=1)
+DEFAULT = Effort(search_gap=1, slack=1 / 8)
 FAST = Effort(search_gap=2, core=0.9, levels_below=1, tumor_step=2, one_network=True)
 
 

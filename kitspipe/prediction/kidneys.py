@@ -11,15 +11,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations, product
+from itertools import combinations
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from kitspipe.imaging.volume import MINIMAL_HU, Box, Grid
+from kitspipe.imaging.volume import MINIMAL_HU, Box, Grid, Shape
 from kitspipe.networks.batches import forward_in_parts
 from kitspipe.networks.device import autocast
 from kitspipe.networks.resunet3d import ResUNet3D
@@ -27,9 +28,9 @@ from kitspipe.planning.plan import KidneyPlan
 from kitspipe.prediction.effort import Effort
 from kitspipe.prediction.search import MARGIN_MM, Possible, body_box, search, thin_depth
 from kitspipe.prediction.windows import (
+    Part,
     Window,
     owned_spans,
-    predict_part,
     predict_windows,
     spans_of,
     starts_over,
@@ -160,46 +161,57 @@ class KidneyStage:
             return probability
 
         box = possible.box
+        if box is None:
+            return []
+        reach = tuple(
+            (_MOST_LOOKS - 1) * (math.ceil(MARGIN_MM / mm) + scale)
+            for mm, scale in zip(grid.spacing, possible.scale, strict=True)
+        )
+        part = Part(
+            _grown(box, reach, grid.shape),
+            patch_size=self.plan.patch_size,
+            refinement=refinement,
+            blend=self.plan.window_blend,
+        )
+        done: set[Window] = set()
         for _ in range(_MOST_LOOKS):
-            if box is None:
-                return []
-            probability = predict_part(
-                hu,
-                forward,
-                self._windows(possible),
-                box,
-                patch_size=self.plan.patch_size,
-                refinement=refinement,
-                blend=self.plan.window_blend,
-            )
-            more = _beyond(box, probability >= KIDNEY_THRESHOLD, grid)
+            for window in self._windows(possible):
+                if window not in done:
+                    done.add(window)
+                    part.add(window, forward(hu[self._place(window)]))
+            found = part.probability(box) >= KIDNEY_THRESHOLD
+            more = _beyond(box, _coarser(found, refinement), part.seen(box), grid)
             if not more:
                 break
-            for part in more:
-                possible = possible.also(part)
-            looked_at, box = box, possible.box
-        else:
-            box = looked_at
-        return [Region(probability=probability, grid=grid.crop(box).refined(refinement))]
+            possible = possible.only(more)
+            box = _common(box.around_both(possible.box or box), part.box)
+        return [Region(probability=part.probability(box), grid=grid.crop(box).refined(refinement))]
+
+    def _place(self, window: Window) -> tuple[slice, ...]:
+        spans = zip(window, self.plan.patch_size, strict=True)
+        return tuple(slice(span.start, span.start + size) for span, size in spans)
 
     def _windows(self, possible: Possible) -> list[Window]:
-        """The plan's windows that count there; with `cores`, the fewest that cover it."""
+        """The plan's windows that count there, or fewer over it, as the effort says."""
         plan, box = self.plan, possible.box
-        axes = zip(possible.shape, plan.patch_size, plan.window_stride, strict=True)
-        if self.effort.core is None or box is None:
-            return windows_that_count(
-                [owned_spans(*axis) for axis in axes],
-                possible.mask,
-                possible.scale,
-                plan.patch_size,
-                blend=plan.window_blend,
-                least_share=_LEAST_SHARE,
-            )
-        spans = [
-            spans_of(starts_over(part, n, size, max(1, round(size * self.effort.core))), size)
-            for part, (n, size, _) in zip(zip(box.start, box.stop, strict=True), axes, strict=True)
-        ]
-        return list(product(*spans))
+        if box is None:
+            return []
+        core, spans = self.effort.core, []
+        for axis, (length, size) in enumerate(zip(possible.shape, plan.patch_size, strict=True)):
+            if core is None and length > size * (1 + self.effort.slack):
+                spans.append(owned_spans(length, size, plan.window_stride[axis]))
+            else:
+                middle = size if core is None else max(1, round(size * core))
+                part = (box.start[axis], box.stop[axis])
+                spans.append(spans_of(starts_over(part, length, size, middle), size))
+        return windows_that_count(
+            spans,
+            possible.mask,
+            possible.scale,
+            plan.patch_size,
+            blend=plan.window_blend,
+            least_share=_LEAST_SHARE,
+        )
 
     def _levels_below(self, grid: Grid) -> int:
         """Decoder levels below the finest whose voxels are still fine enough."""
@@ -263,24 +275,48 @@ def _coarse(network: ResUNet3D, image: Tensor, *, below: int) -> Tensor:
     return F.interpolate(coarse, list(image.shape[2:]), mode="trilinear", align_corners=False)
 
 
-def _beyond(box: Box, found: NDArray[np.bool_], grid: Grid) -> list[Box]:
-    """What lies beyond the sides of a box that something found reaches; not beyond the scan.
+def _beyond(box: Box, found: NDArray[np.bool_], seen: NDArray[np.bool_], grid: Grid) -> list[Box]:
+    """What lies around kidney that reaches voxels that no window has seen; not beyond the scan.
 
     Args:
         box: what was looked at.
-        found: (Z, Y, X), kidney on its voxels or finer ones.
+        found: (Z, Y, X) of the box, kidney.
+        seen: the same, where windows counted.
         grid: the scan's.
     """
-    beyond = []
+    # Beyond the box, nothing was looked at; beyond the scan, there is nothing.
+    unseen = np.pad(~seen, 1, constant_values=False)
     for axis in range(3):
-        reach = math.ceil(MARGIN_MM / grid.spacing[axis])
-        for index, low, high in (
-            (0, box.start[axis] - reach, box.start[axis]),
-            (-1, box.stop[axis], box.stop[axis] + reach),
-        ):
-            low, high = max(0, low), min(grid.shape[axis], high)
-            if low < high and np.take(found, index, axis).any():
-                start, stop = list(box.start), list(box.stop)
-                start[axis], stop[axis] = low, high
-                beyond.append(Box(start=tuple(start), stop=tuple(stop)))  # type: ignore[arg-type]
+        faces = np.moveaxis(unseen, axis, 0)
+        faces[0].fill(box.start[axis] > 0)
+        faces[-1].fill(box.stop[axis] < grid.shape[axis])
+    edges = found & ndimage.binary_dilation(unseen)[1:-1, 1:-1, 1:-1]
+    numbered, _ = ndimage.label(edges, np.ones((3, 3, 3), bool))
+    beyond = []
+    for z, y, x in ndimage.find_objects(numbered):
+        place = Box(start=(z.start, y.start, x.start), stop=(z.stop, y.stop, x.stop))
+        beyond.append(place.shifted(box.start).dilate(MARGIN_MM, grid).clip(grid.shape))
     return beyond
+
+
+def _coarser(mask: NDArray[np.bool_], refinement: Shape) -> NDArray[np.bool_]:
+    """Where any of the finer voxels is True."""
+    z, y, x = (n // r for n, r in zip(mask.shape, refinement, strict=True))
+    rz, ry, rx = refinement
+    coarse: NDArray[np.bool_] = np.any(mask.reshape(z, rz, y, ry, x, rx), axis=(1, 3, 5))
+    return coarse
+
+
+def _grown(box: Box, by: Sequence[int], shape: Shape) -> Box:
+    """A box with so many voxels more on each side of an axis, within the scan."""
+    return Box(
+        start=tuple(a - n for a, n in zip(box.start, by, strict=True)),  # type: ignore[arg-type]
+        stop=tuple(b + n for b, n in zip(box.stop, by, strict=True)),  # type: ignore[arg-type]
+    ).clip(shape)
+
+
+def _common(a: Box, b: Box) -> Box:
+    return Box(
+        start=tuple(map(max, a.start, b.start)),  # type: ignore[arg-type]
+        stop=tuple(map(min, a.stop, b.stop)),  # type: ignore[arg-type]
+    )

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from kitspipe.networks.inference import for_prediction
 from kitspipe.prediction.cascade import Cascade
 
 N = TypeVar("N", bound=nn.Module)
@@ -17,7 +18,7 @@ _CPU_ALLOCATOR = "can't allocate memory"
 
 
 def on_cpu(cascade: Cascade) -> Cascade:
-    """The same networks on the CPU, as copies; what the GPU keeps for nobody is given back."""
+    """The same networks made ready for the CPU, as copies; the GPU's cache is given back."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return replace(
@@ -40,6 +41,7 @@ def _copied(network: N, device: torch.device) -> N:
     # A copy must not need memory on the device, which has none.
     network.to("cpu")
     try:
-        return copy.deepcopy(network)
+        copied = copy.deepcopy(network)
     finally:
         network.to(device)
+    return for_prediction(copied, torch.device("cpu"))

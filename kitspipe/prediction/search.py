@@ -80,14 +80,15 @@ class Possible:
         box = Box.around(self.mask)
         return None if box is None else _finer(box, self.scale).clip(self.shape)
 
-    def also(self, box: Box) -> Possible:
-        """The same with all of a box of the scan."""
-        mask = self.mask.copy()
-        slices = (
-            slice(a // s, -(-b // s))
-            for a, b, s in zip(box.start, box.stop, self.scale, strict=True)
-        )
-        mask[tuple(slices)] = True
+    def only(self, boxes: Iterable[Box]) -> Possible:
+        """Some boxes of the scan instead."""
+        mask = np.zeros_like(self.mask)
+        for box in boxes:
+            slices = (
+                slice(a // s, -(-b // s))
+                for a, b, s in zip(box.start, box.stop, self.scale, strict=True)
+            )
+            mask[tuple(slices)] = True
         return Possible(mask=mask, scale=self.scale, shape=self.shape)
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,50 +148,66 @@ def predict_windows(
     ]
 
 
-def predict_part(
-    image: NDArray[Any],
-    forward: Callable[[NDArray[Any]], NDArray[np.float32]],
-    windows: Sequence[Window],
-    box: Box,
-    *,
-    patch_size: Shape,
-    refinement: Shape,
-    blend: Literal["center", "gaussian"],
-) -> NDArray[np.float32]:
-    """Probabilities in a part of a volume from some windows; 0 where none of them counts.
+class Part:
+    """Probabilities in a part of a volume, gathered from windows one after the other.
 
     Args:
-        image: (Z, Y, X), at least as large as the patch.
-        forward: a patch (Z, Y, X) to probabilities (Z*rz, Y*ry, X*rx).
-        windows: those that are looked at.
-        box: the part that is wanted.
-        patch_size: (Z, Y, X) voxels.
+        box: the part.
+        patch_size: (Z, Y, X) voxels of a window.
         refinement: output voxels per input voxel and axis.
-        blend: as for `predict_windows`, over the windows given.
-
-    Returns:
-        (Z*rz, Y*ry, X*rx) float32 of the box.
+        blend: as for `predict_windows`, over the windows that came.
     """
-    shape = [n * r for n, r in zip(box.shape, refinement, strict=True)]
-    whole, total = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    for window in windows:
-        patch = image[
-            tuple(slice(s.start, s.start + n) for s, n in zip(window, patch_size, strict=True))
-        ]
+
+    def __init__(
+        self,
+        box: Box,
+        *,
+        patch_size: Shape,
+        refinement: Shape,
+        blend: Literal["center", "gaussian"],
+    ) -> None:
+        self.box = box
+        self._patch_size, self._refinement, self._blend = patch_size, refinement, blend
+        shape = [n * r for n, r in zip(box.shape, refinement, strict=True)]
+        self._sum, self._weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+
+    def add(self, window: Window, probability: NDArray[np.float32]) -> None:
+        """Take in what a window says, (Z*rz, Y*ry, X*rx)."""
         inner, outer, weights = [], [], []
         for span, size, r, first, last in zip(
-            window, patch_size, refinement, box.start, box.stop, strict=True
+            window, self._patch_size, self._refinement, self.box.start, self.box.stop, strict=True
         ):
             a, b = max(first, span.start), min(last, span.start + size)
             inner.append(slice((a - span.start) * r, max(a, b) * r - span.start * r))
             outer.append(slice((a - first) * r, (max(a, b) - first) * r))
-            weights.append(axis_weights(span, size, r, blend)[inner[-1]])
+            weights.append(axis_weights(span, size, r, self._blend)[inner[-1]])
         weight = weights[0][:, None, None] * weights[1][:, None] * weights[2]
         if weight.size:
-            whole[tuple(outer)] += forward(patch)[tuple(inner)] * weight
-            total[tuple(outer)] += weight
-    np.divide(whole, total, out=whole, where=total > 0)
-    return whole
+            self._sum[tuple(outer)] += probability[tuple(inner)] * weight
+            self._weight[tuple(outer)] += weight
+
+    def probability(self, box: Box) -> NDArray[np.float32]:
+        """Of a box within the part, (Z*rz, Y*ry, X*rx) float32; 0 where no window counts."""
+        place = self._place(box)
+        weight = self._weight[place]
+        return np.divide(self._sum[place], weight, out=np.zeros_like(weight), where=weight > 0)
+
+    def seen(self, box: Box) -> NDArray[np.bool_]:
+        """Where windows counted in a box within the part, (Z, Y, X) on the volume's voxels."""
+        z, y, x = (
+            slice(s.start, s.stop, r)
+            for s, r in zip(self._place(box), self._refinement, strict=True)
+        )
+        seen: NDArray[np.bool_] = self._weight[z, y, x] > 0
+        return seen
+
+    def _place(self, box: Box) -> tuple[slice, ...]:
+        return tuple(
+            slice((a - first) * r, (b - first) * r)
+            for a, b, first, r in zip(
+                box.start, box.stop, self.box.start, self._refinement, strict=True
+            )
+        )
 
 
 def axis_weights(

@@ -8,8 +8,10 @@ from small_model import write_model
 from torch import nn
 
 from kitspipe import console
+from kitspipe.networks import inference
 from kitspipe.prediction.out_of_memory import is_out_of_memory
 from kitspipe.prediction.run import load_cascade, segment_anyhow
+from kitspipe.workspace import Workspace
 
 
 class OnlyOnCpu(nn.Module):
@@ -19,12 +21,13 @@ class OnlyOnCpu(nn.Module):
         super().__init__()
         self.network, self.device = network, Gpu()
 
-    def to(self, device):
-        self.device = device
+    def to(self, device=None, **options):
+        self.device = self.device if device is None else device
+        self.network.to(**options)
         return self
 
     def _network(self):
-        if self.device != "cpu":
+        if str(self.device) != "cpu":
             raise torch.OutOfMemoryError("CUDA out of memory")
         return self.network
 
@@ -49,9 +52,13 @@ def cascade(tmp_path):
     return load_cascade(write_model(tmp_path, seed=2), None, "cpu")
 
 
-def test_a_scan_too_large_for_the_gpu_is_segmented_on_the_cpu_and_that_is_said(cascade):
+def test_a_scan_too_large_for_the_gpu_is_segmented_on_the_cpu_and_that_is_said(cascade, tmp_path):
     image, _ = painted(0)
-    kidney, tumor = OnlyOnCpu(cascade.kidney[0]), OnlyOnCpu(cascade.tumor[0])
+    # On a GPU, layers are torch's own; on the CPU they are replaced.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, "_replace", lambda network: None)
+        plain = load_cascade(Workspace(root=tmp_path), None, "cpu")
+    kidney, tumor = OnlyOnCpu(plain.kidney[0]), OnlyOnCpu(plain.tumor[0])
     full = dataclasses.replace(cascade, kidney=[kidney], tumor=[tumor], device=Gpu())
     maps = []
     with console.collected_warnings() as warnings, pytest.MonkeyPatch.context() as patch:

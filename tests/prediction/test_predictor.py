@@ -1,16 +1,20 @@
 import re
+import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from dicom_files import write_series
 from small_data import painted
-from small_model import write_model
+from small_model import chosen, write_model
 
 from kitspipe.errors import UserError
 from kitspipe.imaging.formats import read_labels, write_image
 from kitspipe.imaging.header import header_for
+from kitspipe.planning.document import write_document
+from kitspipe.planning.planner import read_plan
 from kitspipe.prediction.archive import unpack
 from kitspipe.prediction.export import export_model
 from kitspipe.prediction.predictor import Predictor
@@ -140,3 +144,39 @@ def test_the_pages_examples_run(root, tmp_path, monkeypatch):
     assert namespace["tumor"].array.max() > 0
     for name in ("mask.nii.gz", "mask.nrrd"):
         assert read_labels(tmp_path / name)[0].grid.close_to(image.grid)
+
+
+def test_what_was_chosen_decides_the_masks(root, expected, tmp_path):
+    image, _ = painted(0)
+    shutil.copytree(root, tmp_path / "model")
+    place = Workspace(root=tmp_path / "model")
+    plan = read_plan(place)
+    found = Predictor.from_folder(root, device="cpu")(image, probabilities=True)
+    tumor = found.probabilities["tumor"].array / 255
+    strict = float(np.quantile(tumor[tumor >= 0.5], 0.5))
+    write_document(place.choice_file, chosen(plan, strict))
+    stricter = Predictor.from_folder(place.root, device="cpu")(image)
+    assert (expected == 2).sum() * 0.3 < stricter_count(stricter) < (expected == 2).sum() * 0.7
+    # Made for networks of another plan, it does not count.
+    other = msgspec.structs.replace(chosen(plan, strict), training_keys={"kidney": "", "tumor": ""})
+    write_document(place.choice_file, other)
+    ignored = Predictor.from_folder(place.root, device="cpu")(image)
+    np.testing.assert_array_equal(ignored.labels.array, expected)
+
+
+def stricter_count(found):
+    return np.count_nonzero(found.labels.array == 2)
+
+
+def test_folds_that_were_left_out_are_not_asked(tmp_path):
+    image, _ = painted(0)
+    place = write_model(tmp_path, folds=(0, 1), seed=2)
+    alone = Predictor.from_folder(tmp_path, folds=[0], device="cpu")(image).labels.array
+    both = Predictor.from_folder(tmp_path, device="cpu")(image).labels.array
+    assert (both != alone).any()
+    left_out = {"kidney": (1,), "tumor": (1,)}
+    plan = read_plan(place)
+    choice = msgspec.structs.replace(chosen(plan, plan.tumor.threshold), left_out=left_out)
+    write_document(place.choice_file, choice)
+    found = Predictor.from_folder(tmp_path, device="cpu")(image).labels.array
+    np.testing.assert_array_equal(found, alone)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
@@ -5,6 +7,10 @@ import torch
 from small_plans import small_plan, small_tumor_plan
 from torch import nn
 
+from kitspipe.networks.inference import for_prediction
+from kitspipe.networks.vnet25d import VNet25D
+from kitspipe.prediction import tumors
+from kitspipe.prediction.effort import FAST, PLAIN
 from kitspipe.prediction.tumors import classes_of, tumor_probability
 
 CPU = torch.device("cpu")
@@ -79,3 +85,75 @@ def test_with_the_mask_as_a_channel_the_network_sees_all_of_the_ct_and_the_borde
     )
     # Dilation 3 mm: tumors are looked for up to column 10.
     assert (found[0, 0, 0] > 0).nonzero()[0].tolist() == list(range(11))
+
+
+class Says(nn.Module):
+    """The same logit everywhere."""
+
+    def __init__(self, logit):
+        super().__init__()
+        self.logit = logit
+
+    def forward(self, slab):
+        return torch.full((len(slab), 2, *slab.shape[2:]), self.logit)
+
+
+def inside(shape):
+    """Distances of a region that is kidney all over."""
+    return np.full(shape, -5, np.float32)
+
+
+def test_folds_are_averaged_in_probability():
+    shape = (3, 16, 16)
+    networks = [Says(-1.0), Says(4.0)]
+    found = tumor_probability(np.zeros(shape, np.int16), inside(shape), networks, PLAN.tumor, CPU)
+    # The mean of the probabilities, not the sigmoid of the mean logit.
+    expected = (1 / (1 + np.exp(1.0)) + 1 / (1 + np.exp(-4.0))) / 2
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_mirrored_slabs_are_turned_back_and_averaged_in_probability():
+    class LeftIsTumor(nn.Module):
+        def forward(self, slab):
+            columns = torch.arange(slab.shape[-1], dtype=torch.float32) - 10
+            return columns.expand(len(slab), 2, *slab.shape[2:])
+
+    plan = msgspec.structs.replace(PLAN.tumor, patch_size=(16, 32))
+    shape = (2, 16, 32)
+    hu, distance = np.zeros(shape, np.int16), inside(shape)
+    effort = replace(PLAIN, mirror=True)
+    found = tumor_probability(hu, distance, [LeftIsTumor()], plan, CPU, effort=effort)
+    once = 1 / (1 + np.exp(-(np.arange(32) - 10.0)))
+    np.testing.assert_allclose(found[0, 1, 3], (once + once[::-1]) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 64])
+def test_it_does_not_matter_how_many_slabs_go_through_a_network_at_once(at_once, monkeypatch):
+    network = for_prediction(VNet25D(PLAN.tumor.network), CPU)
+    hu = np.random.default_rng(0).integers(-155, 245, (11, 30, 37)).astype(np.int16)
+    expected = tumor_probability(hu, inside(hu.shape), [network], PLAN.tumor, CPU)
+    monkeypatch.setattr(tumors, "_SLICES_AT_ONCE", at_once)
+    found = tumor_probability(hu, inside(hu.shape), [network], PLAN.tumor, CPU)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert expected.std() > 0
+
+
+def test_a_preview_looks_at_every_second_slice_and_the_last_one_and_interpolates():
+    seen = []
+
+    class MiddleHU(nn.Module):
+        """Its probability is the middle slice's network unit."""
+
+        def forward(self, slab):
+            seen.extend(slab[:, slab.shape[1] // 2, 0, 0].tolist())
+            return torch.logit(slab[:, slab.shape[1] // 2][:, None]).repeat(1, 2, 1, 1)
+
+    window = PLAN.tumor.hu_window
+    units = np.array([0.1, 0.6, 0.3, 0.9, 0.5, 0.8])
+    hu = np.rint(units * window.scale_hu + window.center_hu).astype(np.int16)
+    volume = np.broadcast_to(hu[:, None, None], (6, 8, 8)).copy()
+    plan = msgspec.structs.replace(PLAN.tumor, patch_size=(8, 8))
+    found = tumor_probability(volume, inside(volume.shape), [MiddleHU()], plan, CPU, effort=FAST)
+    np.testing.assert_allclose(seen, units[[0, 2, 4, 5]], atol=1e-6)
+    expected = [0.1, 0.2, 0.3, 0.4, 0.5, 0.8]
+    np.testing.assert_allclose(found[0, :, 0, 0], expected, atol=1e-5)
