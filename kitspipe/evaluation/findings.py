@@ -17,7 +17,7 @@ from kitspipe.evaluation.measurements import (
     TumorMeasurement,
 )
 from kitspipe.evaluation.metrics import KiTS19Scores
-from kitspipe.evaluation.plausibility import APART_MM, PARENCHYMA_HU, PARENCHYMA_ML, TUMOR_HU
+from kitspipe.evaluation.plausibility import PARENCHYMA_HU, PARENCHYMA_ML, TUMOR_HU
 from kitspipe.imaging.volume import Shape
 from kitspipe.planning.document import Document
 
@@ -168,7 +168,7 @@ def _of_kidney(kidney: KidneyMeasurement) -> Iterator[Finding]:
 
 def _of_tumor(tumor: TumorMeasurement) -> Iterator[Finding]:
     name, place = f"tumor {tumor.number}", tumor.center_voxel
-    if tumor.kidney_gap_mm is None or tumor.kidney_gap_mm > APART_MM:
+    if tumor.side is None:
         gap = "" if tumor.kidney_gap_mm is None else f", {tumor.kidney_gap_mm:.0f} mm off"
         text = f"{name} lies outside any kidney{gap}"
         yield Finding(kind="tumor-outside", severity="high", text=text, place=place)
