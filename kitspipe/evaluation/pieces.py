@@ -35,8 +35,8 @@ MINIMAL_TUMOR_ML = 0.1
 """Smaller pieces are specks, unless there is nothing else. A sphere of 0.1 ml measures 5.8 mm;
 the smallest tumor of KiTS23 has 0.2 ml."""
 APART_MM = 4.0
-"""What lies farther from a kidney, and by more than a voxel, is not counted to it. Source: KiTS tumors
-touch the kidney dilated by 4 mm unless huge."""
+"""What lies farther from a kidney, and by more than a voxel, is not counted to it. Source: KiTS
+tumors touch the kidney dilated by 4 mm unless huge."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
