@@ -41,7 +41,7 @@ def chosen(plan, threshold):
         threshold=threshold,
         components=plan.tumor.components,
         minimal_tumor_ml=plan.tumor.minimal_tumor_ml,
-        left_out={stage: () for stage in STAGES},
+        left_out=dict.fromkeys(STAGES, ()),
         why={"threshold": "tried"},
         trials=(),
     )

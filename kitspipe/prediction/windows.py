@@ -150,7 +150,7 @@ def predict_windows(
 
 def predict_part(
     image: NDArray[Any],
-    forward: Callable[[NDArray[Any]], NDArray[np.float32]],
+    forward: Callable[[NDArray[Any], NDArray[np.float32]], NDArray[np.float32]],
     windows: Sequence[Window],
     box: Box,
     *,
@@ -162,7 +162,8 @@ def predict_part(
 
     Args:
         image: (Z, Y, X), at least as large as the patch.
-        forward: a patch (Z, Y, X) to probabilities (Z*rz, Y*ry, X*rx).
+        forward: a patch (Z, Y, X) to probabilities (Z*rz, Y*ry, X*rx); is told, too, how much each
+            of them counts, in the same shape.
         windows: those that are looked at.
         box: the part that is wanted.
         patch_size: (Z, Y, X) voxels.
@@ -185,11 +186,14 @@ def predict_part(
             a, b = max(first, span.start), min(last, span.start + size)
             inner.append(slice((a - span.start) * r, max(a, b) * r - span.start * r))
             outer.append(slice((a - first) * r, (max(a, b) - first) * r))
-            weights.append(axis_weights(span, size, r, blend)[inner[-1]])
+            of_axis = axis_weights(span, size, r, blend).copy()
+            of_axis[: inner[-1].start] = of_axis[inner[-1].stop :] = 0
+            weights.append(of_axis)
         weight = weights[0][:, None, None] * weights[1][:, None] * weights[2]
-        if weight.size:
-            whole[tuple(outer)] += forward(patch)[tuple(inner)] * weight
-            total[tuple(outer)] += weight
+        part = weight[tuple(inner)]
+        if part.size:
+            whole[tuple(outer)] += forward(patch, weight)[tuple(inner)] * part
+            total[tuple(outer)] += part
     np.divide(whole, total, out=whole, where=total > 0)
     return whole
 

@@ -10,6 +10,7 @@ from kitspipe.evaluation.measurements import (
     TumorMeasurement,
 )
 from kitspipe.evaluation.metrics import KiTS19Scores
+from kitspipe.prediction.agreement import CaseQuality
 
 
 def hu(mean):
@@ -147,8 +148,10 @@ def test_a_missed_tumor_is_said_as_such():
 
 
 def test_low_agreement_is_found_and_unknown_is_not():
-    assert kinds(predicted_dice=(0.96, 0.3)) == [("low-agreement", "high")]
-    assert kinds(predicted_dice=(0.96, math.nan)) == []
+    known = CaseQuality(kidney_agreement=0.96, tumor_agreement=0.6, expected_tumor_dice=0.3)
+    assert kinds(quality=known) == [("low-agreement", "high")]
+    assert kinds(quality=CaseQuality(tumor_agreement=0.6)) == [("low-agreement", "medium")]
+    assert kinds(quality=CaseQuality(kidney_agreement=0.96)) == []
 
 
 def test_a_warning_that_a_rule_tells_with_its_place_is_told_once():
