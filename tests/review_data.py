@@ -36,9 +36,20 @@ def write_review_data(folder, cases=4):
         write_image(folder / "cts" / name, image, header)
         write_labels(folder / "refs" / name, labels, header)
         write_labels(folder / "masks" / name, spoiled(labels, number), header)
-    run = {"kitspipe": NASTY.replace("/", ""), "cases": {WHOLE: {"warnings": [NASTY]}}}
-    (folder / "masks" / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    write_run(folder / "masks", {WHOLE: {"warnings": [NASTY]}}, device=NASTY)
     return folder
+
+
+def write_run(folder, cases, device="cpu"):
+    """A `run.json` of these cases."""
+    recipe = {"kitspipe": "1", "plan": "p", "choice": None, "weights": {}, "options": {}}
+    run = {"recipe": recipe, "job": {}, "device": device, "threads": 1, "versions": {}}
+    records = {
+        case: {"case_id": case, "status": "done", "run": "key", **facts}
+        for case, facts in cases.items()
+    }
+    content = {"runs": {"key": {**run, "machine": "m"}}, "cases": records}
+    (folder / "run.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def review(folder, *, references=True, **options):

@@ -51,7 +51,8 @@ def histogram(
     def told(value: float) -> str:
         return f"{value:.{digits}f}{f' {unit}' if unit else ''}"
 
-    text = f"median {told(float(np.median(known)))}, {told(known.min())} to {told(known.max())}"
+    middle, low = told(float(np.median(known))), f"{known.min():.{digits}f}"
+    text = f"median {middle}, {low} to {told(known.max())}"
     if known.size == 1:
         text = told(float(known[0]))
     text = f"{known.size} {'value' if known.size == 1 else 'values'}: {text}"

@@ -1,4 +1,4 @@
-"""Margin, threshold, post-processing and folds, by the cross-validation alone.
+"""Margin, threshold, post-processing, folds, predicted quality, by the cross-validation alone.
 
 Rules are tried one after the other, each against what stands until then; one that does not help is
 not used. It helps where the mean tumor Dice rises by at least `LEAST_GAIN` and its interval over
@@ -18,6 +18,7 @@ from kitspipe import console
 from kitspipe.errors import UserError
 from kitspipe.evaluation.held_out import Decided, HeldOut, decide, look
 from kitspipe.evaluation.intervals import Estimate, estimate
+from kitspipe.evaluation.quality import measure_quality
 from kitspipe.imaging.formats import read_image, read_labels
 from kitspipe.networks.device import pick_device
 from kitspipe.planning.choice import Choice, Trial, training_keys
@@ -61,6 +62,8 @@ def choose(place: Workspace, device: str) -> Choice:
     folds = _both_stages(place)
     cases = _look_at_all(place, plan, folds, device)
     choice = choice_of(cases, plan, _kidney_scores(place, folds))
+    calibrations = measure_quality(place, choice.applied(plan), folds, device)
+    choice = msgspec.structs.replace(choice, quality=calibrations)
     write_document(place.choice_file, choice)
     return choice
 

@@ -17,9 +17,10 @@ from kitspipe.evaluation.measurements import (
     TumorMeasurement,
 )
 from kitspipe.evaluation.metrics import KiTS19Scores
-from kitspipe.evaluation.plausibility import APART_MM, PARENCHYMA_HU, PARENCHYMA_ML, TUMOR_HU
+from kitspipe.evaluation.plausibility import PARENCHYMA_HU, PARENCHYMA_ML, TUMOR_HU
 from kitspipe.imaging.volume import Shape
 from kitspipe.planning.document import Document
+from kitspipe.prediction.agreement import CaseQuality
 
 Severity = Literal["high", "medium", "low"]
 SEVERITIES: tuple[Severity, ...] = ("high", "medium", "low")
@@ -59,14 +60,13 @@ class Evidence:
     Args:
         measurement: of the predicted mask.
         score: against a reference; None without.
-        predicted_dice: (kidney, tumor) that the agreement of folds and mirrored passes lets
-            expect; None where unknown.
+        quality: what folds and mirrored passes agree on; None where unknown.
         warnings: what prediction warned of.
     """
 
     measurement: CaseMeasurement
     score: KiTS19Scores | None = None
-    predicted_dice: tuple[float, float] | None = None
+    quality: CaseQuality | None = None
     warnings: Sequence[str] = ()
 
 
@@ -104,7 +104,7 @@ def urgency(findings: Iterable[Finding], quality: float | None) -> tuple[int, in
 
 
 def _of_scores(evidence: Evidence) -> Iterator[Finding]:
-    score, predicted = evidence.score, evidence.predicted_dice
+    score, quality = evidence.score, evidence.quality
     if score is not None:
         yield from _low("low-score", "Dice of the kidney is", score.kidney, KIDNEY_LIMITS)
         if score.tumor == 0 and not evidence.measurement.tumors:
@@ -113,12 +113,25 @@ def _of_scores(evidence: Evidence) -> Iterator[Finding]:
             )
         else:
             yield from _low("low-score", "Dice of the tumor is", score.tumor, TUMOR_LIMITS)
-    if predicted is not None:
-        for name, value, limits in zip(
-            ("kidney", "tumor"), predicted, (KIDNEY_LIMITS, TUMOR_LIMITS), strict=True
-        ):
-            text = f"folds and mirrored passes disagree: expected Dice of the {name}"
-            yield from _low("low-agreement", text, value, limits)
+    if quality is not None:
+        yield from _agreed(
+            "kidney", quality.kidney_agreement, quality.expected_kidney_dice, KIDNEY_LIMITS
+        )
+        yield from _agreed(
+            "tumor", quality.tumor_agreement, quality.expected_tumor_dice, TUMOR_LIMITS
+        )
+
+
+def _agreed(
+    name: str, agreement: float | None, expected: float | None, limits: tuple[float, float]
+) -> Iterator[Finding]:
+    """By the Dice to expect; where nothing says which, by agreement itself."""
+    if expected is not None:
+        text = f"folds and mirrored passes disagree: expected Dice of the {name}"
+        yield from _low("low-agreement", text, expected, limits)
+    elif agreement is not None:
+        text = f"folds and mirrored passes disagree: Dice of one {name} mask with another"
+        yield from _low("low-agreement", text, agreement, limits)
 
 
 def _low(kind: str, what: str, dice: float, limits: tuple[float, float]) -> Iterator[Finding]:
@@ -168,7 +181,7 @@ def _of_kidney(kidney: KidneyMeasurement) -> Iterator[Finding]:
 
 def _of_tumor(tumor: TumorMeasurement) -> Iterator[Finding]:
     name, place = f"tumor {tumor.number}", tumor.center_voxel
-    if tumor.kidney_gap_mm is None or tumor.kidney_gap_mm > APART_MM:
+    if tumor.side is None:
         gap = "" if tumor.kidney_gap_mm is None else f", {tumor.kidney_gap_mm:.0f} mm off"
         text = f"{name} lies outside any kidney{gap}"
         yield Finding(kind="tumor-outside", severity="high", text=text, place=place)

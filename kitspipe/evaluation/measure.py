@@ -195,7 +195,6 @@ _WITHOUT_KIDNEY: dict[str, Any] = dict.fromkeys(
         "pole",
         "exophytic_share",
         "contact_area_mm2",
-        "kidney_gap_mm",
         "sinus_distance_mm",
         "renal",
     )
@@ -206,8 +205,9 @@ def _in_kidney(
     tumor: Tumor, diameter_mm: float, relations: _Relations | None, grid: Grid
 ) -> dict[str, Any]:
     """All of a tumor that needs its kidney."""
+    gap = {"kidney_gap_mm": None if math.isinf(tumor.gap_mm) else tumor.gap_mm}
     if relations is None:
-        return _WITHOUT_KIDNEY
+        return _WITHOUT_KIDNEY | gap
     kidney = relations.kidney
     mask = tumor.within(kidney.box)
     points = points_of(mask, kidney.box, grid)
@@ -221,7 +221,7 @@ def _in_kidney(
         "pole": "lower" if along < 1 / 3 else "middle" if along <= 2 / 3 else "upper",
         "exophytic_share": outside,
         "contact_area_mm2": contact_area_mm2(mask, relations.edged, grid.spacing),
-        "kidney_gap_mm": tumor.gap_mm,
+        **gap,
         "sinus_distance_mm": sinus_mm,
         "renal": renal_score(
             diameter_mm=diameter_mm, exophytic_share=outside, sinus_mm=sinus_mm, place=place

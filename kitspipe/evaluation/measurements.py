@@ -66,7 +66,7 @@ class KidneyMeasurement:
 class TumorMeasurement:
     """One tumor; definitions in docs/measurements.md.
 
-    What needs a kidney is None where the case has none.
+    What needs a kidney is None where none is near.
 
     Args:
         number: 1 for the largest of the case.
@@ -84,7 +84,7 @@ class TumorMeasurement:
         center_voxel: the same, (Z, Y, X) in the array turned to LPS.
         exophytic_share: share of its volume outside the kidney's contour.
         contact_area_mm2: its surface with kidney tissue.
-        kidney_gap_mm: distance to the kidney; 0 where they touch.
+        kidney_gap_mm: distance to the nearest kidney; 0 where they touch, None without kidneys.
         sinus_distance_mm: distance to the approximated sinus; None where there is none.
         t_size: bin of the largest axial diameter, as in the TNM's T1 and T2.
         is_cut: it reaches the scan's border, so it is larger than measured.

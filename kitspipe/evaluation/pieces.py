@@ -34,6 +34,9 @@ from kitspipe.planning.plan import Labels
 MINIMAL_TUMOR_ML = 0.1
 """Smaller pieces are specks, unless there is nothing else. A sphere of 0.1 ml measures 5.8 mm;
 the smallest tumor of KiTS23 has 0.2 ml."""
+APART_MM = 4.0
+"""What lies farther from a kidney, and by more than a voxel, is not counted to it. Source: KiTS
+tumors touch the kidney dilated by 4 mm unless huge."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -43,8 +46,9 @@ class Tumor:
     Args:
         box: around it, on the scan's grid.
         mask: (Z, Y, X) in `box`.
-        kidney: which kidney it is counted to; None without kidneys.
-        gap_mm: distance to that kidney's tissue; 0 where both are one piece.
+        kidney: which kidney it is counted to; None where none is near.
+        gap_mm: distance to the nearest kidney, its masses included; 0 where both are one piece,
+            infinite without kidneys.
     """
 
     box: Box
@@ -164,7 +168,8 @@ class _Crop:
         if not gaps:
             return None, float("inf")
         nearest = int(np.argmin(gaps))
-        return nearest, gaps[nearest]
+        is_near = gaps[nearest] <= max(APART_MM, *self.grid.spacing)
+        return nearest if is_near else None, gaps[nearest]
 
     def _tissue_ml(self) -> NDArray[np.floating]:
         return self._volumes_ml(self.numbered[self.tissue])

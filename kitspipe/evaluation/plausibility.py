@@ -17,8 +17,6 @@ PARENCHYMA_HU = (10.0, 350.0)
 """Mean of kidney tissue: about 30 without contrast, to 250 in the cortex's phase."""
 TUMOR_HU = (-60.0, 250.0)
 """Mean of a tumor: down to fat in an angiomyolipoma, up to strong enhancement."""
-APART_MM = 4.0
-"""Source: KiTS tumors touch the kidney dilated by 4 mm unless huge."""
 
 
 def warnings_of(
@@ -70,9 +68,10 @@ def _of_tumor(tumor: TumorMeasurement) -> Iterator[str]:
     name = f"tumor {tumor.number}"
     if tumor.is_cut:
         yield f"{name}: cut by the scan's border"
-    gap = tumor.kidney_gap_mm
-    if gap is None or gap > APART_MM:
-        yield f"{name}: outside the kidneys" + ("" if gap is None else f", {gap:.0f} mm away")
+    if tumor.side is None:
+        gap = tumor.kidney_gap_mm
+        away = "" if gap is None else f", {gap:.0f} mm away: neither side nor R.E.N.A.L. values"
+        yield f"{name}: outside the kidneys{away}"
     hu = tumor.tissue
     if hu is not None and not TUMOR_HU[0] <= hu.mean_hu <= TUMOR_HU[1]:
         yield f"{name}: a mean of {hu.mean_hu:.0f} HU is implausible"

@@ -1,95 +1,56 @@
-"""Predicted quality: from how far a case's predictions agree to the Dice to expect.
+"""Predicted quality, learned from the cross-validation: from members' agreement to Dice.
 
-The members are the folds' networks, and mirrored passes of each. Agreement alone orders cases;
-the calibration, from cases with a reference, turns it into a Dice.
+Each held-out case goes through the networks of its fold, mirrored; how far these passes agree is
+held against the Dice of their mean. Agreement alone orders cases; the calibration turns it into a
+Dice.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-from msgspec import Meta
-from numpy.typing import NDArray
-from scipy.stats import rankdata
 
-from kitspipe.planning.document import Document, read_document, write_document
-
-QUALITY_FILE = "quality.json"
-FEWEST_CASES = 8
-"""Below this many cases a calibration would be chance."""
-
-Share = Annotated[float, Meta(ge=0, le=1)]
-
-
-class Calibration(Document, frozen=True, kw_only=True):
-    """Expected Dice as a rising line through points.
-
-    Args:
-        agreement: of the points, rising.
-        dice: expected there, not falling.
-        cases: how many it was made from.
-    """
-
-    agreement: tuple[Share, ...]
-    dice: tuple[Share, ...]
-    cases: Annotated[int, Meta(ge=FEWEST_CASES)]
-
-    def __post_init__(self) -> None:
-        if len(self.agreement) != len(self.dice) or not self.agreement:
-            raise ValueError("agreement and dice differ in length, or are empty")
-        if any(b <= a for a, b in zip(self.agreement, self.agreement[1:], strict=False)):
-            raise ValueError("agreement does not rise")
-        if any(b < a for a, b in zip(self.dice, self.dice[1:], strict=False)):
-            raise ValueError("dice falls")
-
-    def predict(self, agreement: float) -> float:
-        """The Dice to expect; beyond the outermost points, theirs. NaN stays NaN."""
-        return float(np.interp(agreement, self.agreement, self.dice))
+from kitspipe import console
+from kitspipe.evaluation.metrics import kits19_scores
+from kitspipe.imaging.formats import read_image, read_labels
+from kitspipe.planning.calibration import FEWEST_CASES, Calibration
+from kitspipe.planning.plan import Plan
+from kitspipe.planning.planner import read_fold
+from kitspipe.prediction.cascade import Cascade, segment
+from kitspipe.prediction.effort import effort_of
+from kitspipe.prediction.run import load_cascade
+from kitspipe.preprocessing.preprocess import source_cases
+from kitspipe.workspace import STAGES, Stage, Workspace
 
 
-class CaseQuality(Document, frozen=True, kw_only=True):
-    """What a case's predictions agree on; None where all of them are empty."""
-
-    kidney_agreement: Share | None
-    tumor_agreement: Share | None
-    predicted_kidney_dice: Share | None
-    predicted_tumor_dice: Share | None
-
-
-class Qualities(Document, frozen=True, kw_only=True):
-    """`quality.json` beside predicted masks."""
-
-    cases: dict[str, CaseQuality]
-
-
-def agreement(votes: NDArray[np.integer[Any]], members: int) -> float:
-    """Dice of all pairs of members' masks, pooled, [0, 1].
-
-    Twice the voxels that pairs share over the voxels that they have: with v of K members in a
-    voxel, sum v (v - 1) / ((K - 1) sum v). So only votes are kept, not K masks.
+def measure_quality(
+    place: Workspace, plan: Plan, folds: Sequence[int], device: str
+) -> dict[Stage, Calibration]:
+    """Calibrations from all held-out cases; a stage with too few is missing.
 
     Args:
-        votes: of any shape, how many members have the voxel in their mask. All 0: NaN.
-        members: how many there are, at least 2.
-
-    Raises:
-        ValueError: fewer than two members, or votes beyond them.
+        place: with these folds trained in both stages.
+        plan: with the values chosen.
+        folds: whose held-out cases are looked at.
+        device: a name as `pick_device` takes it.
     """
-    if members < 2:
-        raise ValueError(f"{members} members have nothing to agree on")
-    # Counted per number of votes: exact, and no large array of larger numbers.
-    counts = np.bincount(votes.ravel())
-    if counts.size > members + 1:
-        raise ValueError(f"{counts.size - 1} votes of {members} members")
-    v = np.arange(counts.size, dtype=float)
-    total = float((counts * v).sum())
-    if total == 0:
-        return math.nan
-    return float((counts * v * (v - 1)).sum() / ((members - 1) * total))
+    agreements: dict[Stage, list[float]] = {stage: [] for stage in STAGES}
+    dices: dict[Stage, list[float]] = {stage: [] for stage in STAGES}
+    todo = [(fold, case_id) for fold in folds for case_id in read_fold(place, fold)[1]]
+    cascade, loaded = None, None
+    for fold, case_id in console.progress(todo, len(todo), "agreement"):
+        if fold != loaded:
+            made = load_cascade(place, [fold], device, effort=effort_of(mirror=True), chosen=False)
+            cascade, loaded = replace(made, plan=plan), fold
+        assert cascade is not None
+        agreement, dice = _look_at(place, case_id, cascade)
+        for stage in STAGES:
+            agreements[stage].append(agreement[stage])
+            dices[stage].append(dice[stage])
+    made_of = {stage: calibrate(agreements[stage], dices[stage]) for stage in STAGES}
+    return {stage: found for stage, found in made_of.items() if found is not None}
 
 
 def calibrate(agreements: Sequence[float], dices: Sequence[float]) -> Calibration | None:
@@ -120,54 +81,16 @@ def calibrate(agreements: Sequence[float], dices: Sequence[float]) -> Calibratio
     )
 
 
-def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Rank correlation, [-1, 1]; NaN where one does not vary or there are fewer than two."""
-    ranks = [rankdata(values) for values in (a, b)]
-    if any(np.ptp(rank) == 0 for rank in ranks if len(rank)) or len(a) < 2:
-        return math.nan
-    return float(np.corrcoef(*ranks)[0, 1])
-
-
-def auc(scores: Sequence[float], is_bad: Sequence[bool]) -> float:
-    """Chance that a bad case has a lower score than a good one, ties count half, [0, 1].
-
-    NaN without bad or without good cases.
-
-    Source: Mann and Whitney's U over the number of pairs.
-    """
-    bad = np.asarray(is_bad, bool)
-    n_bad, n_good = int(bad.sum()), int((~bad).sum())
-    if n_bad == 0 or n_good == 0:
-        return math.nan
-    ranks = rankdata(-np.asarray(scores, float))
-    return float((ranks[bad].sum() - n_bad * (n_bad + 1) / 2) / (n_bad * n_good))
-
-
-def write_qualities(folder: Path, cases: Mapping[str, CaseQuality]) -> Path:
-    """Path of the file written beside masks."""
-    file = folder / QUALITY_FILE
-    write_document(file, Qualities(cases=dict(cases)))
-    return file
-
-
-def read_predicted(folder: Path) -> dict[str, tuple[float, float]]:
-    """(kidney, tumor) Dice to expect by case id; empty where the masks have no such file.
-
-    NaN where there was nothing to agree on.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    file = folder / QUALITY_FILE
-    if not file.exists():
-        return {}
-    read = read_document(file, Qualities, made_by="kitspipe_predict")
-    return {
-        case_id: (_or_nan(case.predicted_kidney_dice), _or_nan(case.predicted_tumor_dice))
-        for case_id, case in read.cases.items()
-        if case.predicted_kidney_dice is not None or case.predicted_tumor_dice is not None
-    }
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
+def _look_at(
+    place: Workspace, case_id: str, cascade: Cascade
+) -> tuple[dict[Stage, float], dict[Stage, float]]:
+    """A held-out case's agreement and Dice, by stage."""
+    [case] = source_cases(place, "tumor", [case_id])
+    assert case.labels is not None
+    image, reference = read_image(case.image)[0], read_labels(case.labels)[0]
+    found = segment(image, cascade)
+    true, predicted = (
+        volume.array.astype(np.uint8, copy=False) for volume in (reference, found.labels)
+    )
+    scores = kits19_scores(true, predicted, cascade.plan.labels)
+    return found.agreement, {"kidney": scores.kidney, "tumor": scores.tumor}

@@ -20,7 +20,7 @@ from kitspipe import __version__, workspace
 from kitspipe.dataset.cases import Case, find_images, find_masks
 from kitspipe.dataset.parallel import CaseFailure, for_each_case
 from kitspipe.errors import UserError
-from kitspipe.evaluation import pictures, quality, review_cohort, runs
+from kitspipe.evaluation import pictures, review_cohort, runs
 from kitspipe.evaluation.findings import urgency
 from kitspipe.evaluation.metrics import KITS_LABELS
 from kitspipe.evaluation.review_case import RECORD, CaseRecord, Request, review_case
@@ -128,14 +128,14 @@ def write_report(
         )
     cases = [Case(id=case_id, image=scans[case_id], labels=masks[case_id]) for case_id in known]
     folder = next(iter(masks.values())).parent
-    run = runs.read_run(folder, known)
+    made = runs.read_made(folder, known)
     request = Request(
         folder=output / "cases",
         values=KITS_LABELS,
         references={case_id: file for case_id, file in references.items() if case_id in scans},
-        predicted_dice=quality.read_predicted(folder),
-        facts=run.facts,
-        warnings=run.warnings,
+        quality=made.quality,
+        facts=made.facts,
+        warnings=made.warnings,
         names=names,
     )
     workspace.sweep(request.folder)
@@ -144,7 +144,7 @@ def write_report(
     )
     records = sorted(
         (result for result in results if not isinstance(result, CaseFailure)),
-        key=lambda record: (*urgency(record.findings, record.quality), record.title),
+        key=lambda record: (*urgency(record.findings, record.tumor_quality), record.title),
     )
     failures = [(r.case_id, str(r.error)) for r in results if isinstance(r, CaseFailure)]
     failures += [(case_id, "there is no scan for this mask") for case_id in masks.keys() - scans]

@@ -26,10 +26,11 @@ from kitspipe.imaging.patient import patient_name, without_name
 from kitspipe.imaging.volume import Grid, Shape, Volume
 from kitspipe.planning.document import Document, encode
 from kitspipe.planning.plan import Labels
+from kitspipe.prediction.agreement import CaseQuality
 
 RECORD = "record.json"
 _GEOMETRY_TOLERANCE_MM = 0.1
-_LAYOUT = 1
+_LAYOUT = 2
 
 
 class Picture(Document, frozen=True, kw_only=True):
@@ -78,10 +79,13 @@ class CaseRecord(Document, frozen=True, kw_only=True):
         return self.findings[0].severity if self.findings else "none"
 
     @property
-    def quality(self) -> float | None:
-        """The tumor's Dice, true or predicted; None where unknown."""
+    def tumor_quality(self) -> float | None:
+        """The tumor's Dice, without a reference its agreement; None where unknown.
+
+        Expected Dice rises with agreement, but is the same for ranges of it.
+        """
         value = self.numbers["tumor_dice"]
-        return self.numbers["predicted_tumor"] if value is None else value
+        return self.numbers["tumor_agreement"] if value is None else value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +96,7 @@ class Request:
         folder: for a folder per case.
         values: which label is what, in masks and references.
         references: mask file by case id.
-        predicted_dice: (kidney, tumor) by case id.
+        quality: agreement of networks and mirrored passes, by case id.
         facts: how a mask was made, by case id; texts.
         warnings: what prediction warned of, by case id.
         names: whether patients' names are shown.
@@ -101,7 +105,7 @@ class Request:
     folder: Path
     values: Labels
     references: Mapping[str, Path] = field(default_factory=dict)
-    predicted_dice: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    quality: Mapping[str, CaseQuality] = field(default_factory=dict)
     facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     warnings: Mapping[str, Sequence[str]] = field(default_factory=dict)
     names: bool = False
@@ -128,7 +132,7 @@ def review_case(case: Case, request: Request) -> CaseRecord:
     shown = review_volume(image, labels, reference, request.values)
     measurement = measure_case(labels, image, request.values, case.id)
     scores = None if reference is None else _scores(labels, reference, request.values)
-    predicted = request.predicted_dice.get(case.id)
+    quality = request.quality.get(case.id)
     hide = None if request.names else name
     texts = [without_name(text, hide) for text in request.warnings.get(case.id, ())]
 
@@ -139,7 +143,7 @@ def review_case(case: Case, request: Request) -> CaseRecord:
         Evidence(
             measurement=measurement,
             score=None if scores is None else scores[0],
-            predicted_dice=predicted,
+            quality=quality,
             warnings=texts,
         )
     )
@@ -157,11 +161,11 @@ def review_case(case: Case, request: Request) -> CaseRecord:
         ),
         tables=(
             *([review_tables.score_table(*scores)] if scores else []),
-            *([review_tables.predicted_table(*predicted)] if predicted else []),
+            *([review_tables.quality_table(quality)] if quality else []),
             review_tables.tumor_table(measurement, place),
             review_tables.kidney_table(measurement, place),
         ),
-        numbers=_numbers(measurement, None if scores is None else scores[0], predicted),
+        numbers=_numbers(measurement, None if scores is None else scores[0], quality),
         pictures=tuple(_picture(shown, plane) for plane in pictures.PLANES),
         has_reference=reference is not None,
         facts={
@@ -204,10 +208,11 @@ def _scores(labels: Volume, reference: Volume, values: Labels) -> tuple[KiTS19Sc
 def _numbers(
     measurement: CaseMeasurement,
     score: KiTS19Scores | None,
-    predicted: tuple[float, float] | None,
+    quality: CaseQuality | None,
 ) -> dict[str, float | None]:
     by_side = {kidney.side: kidney for kidney in measurement.kidneys}
     tumors = measurement.tumors
+    agreed = quality or CaseQuality()
 
     def parenchyma(side: str) -> float | None:
         return next((k.parenchyma_ml for s, k in by_side.items() if s == side), None)
@@ -215,8 +220,10 @@ def _numbers(
     return {
         "kidney_dice": _known(None if score is None else score.kidney),
         "tumor_dice": _known(None if score is None else score.tumor),
-        "predicted_kidney": _known(None if predicted is None else predicted[0]),
-        "predicted_tumor": _known(None if predicted is None else predicted[1]),
+        "expected_kidney": agreed.expected_kidney_dice,
+        "expected_tumor": agreed.expected_tumor_dice,
+        "kidney_agreement": agreed.kidney_agreement,
+        "tumor_agreement": agreed.tumor_agreement,
         "right_ml": parenchyma("right"),
         "left_ml": parenchyma("left"),
         "tumors": float(len(tumors)),
@@ -283,7 +290,7 @@ def _key(case: Case, request: Request) -> str:
         case.id,
         [None if file is None else _state(file) for file in files],
         list(request.values.values),
-        request.predicted_dice.get(case.id),
+        request.quality.get(case.id),
         list(request.warnings.get(case.id, ())),
         dict(request.facts.get(case.id, {})),
         request.names,

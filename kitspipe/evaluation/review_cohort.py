@@ -54,8 +54,10 @@ def columns_of(records: Sequence[CaseRecord]) -> list[Column]:
     numbers = [
         ("kidney Dice", "kidney_dice", 3, KIDNEY_LIMITS[0]),
         ("tumor Dice", "tumor_dice", 3, TUMOR_LIMITS[0]),
-        ("expected kidney Dice", "predicted_kidney", 2, KIDNEY_LIMITS[0]),
-        ("expected tumor Dice", "predicted_tumor", 2, TUMOR_LIMITS[0]),
+        ("expected kidney Dice", "expected_kidney", 2, KIDNEY_LIMITS[0]),
+        ("expected tumor Dice", "expected_tumor", 2, TUMOR_LIMITS[0]),
+        ("kidney agreement", "kidney_agreement", 2, KIDNEY_LIMITS[0]),
+        ("tumor agreement", "tumor_agreement", 2, TUMOR_LIMITS[0]),
         ("right kidney, ml", "right_ml", 0, None),
         ("left kidney, ml", "left_ml", 0, None),
         ("tumors", "tumors", 0, None),
@@ -95,7 +97,8 @@ def charts_of(records: Sequence[CaseRecord]) -> list[Chart]:
     made = (
         charts.histogram("Tumor Dice", values("tumor_dice"), limits=(0, 1)),
         charts.histogram("Kidney Dice", values("kidney_dice"), limits=(0, 1)),
-        charts.histogram("Expected tumor Dice", values("predicted_tumor"), limits=(0, 1)),
+        charts.histogram("Expected tumor Dice", values("expected_tumor"), limits=(0, 1)),
+        charts.histogram("Tumor agreement", values("tumor_agreement"), limits=(0, 1)),
         charts.histogram("Largest tumor, axial diameter", values("tumor_mm"), "mm"),
         charts.histogram("Tissue of a kidney", values("right_ml", "left_ml"), "ml"),
     )
@@ -118,6 +121,6 @@ def tiles_of(records: Sequence[CaseRecord]) -> list[dict[str, object]]:
         ("with tumor", tumors),
         ("mean kidney Dice", mean("kidney_dice")),
         ("mean tumor Dice", mean("tumor_dice")),
-        ("mean expected tumor Dice", mean("predicted_tumor")),
+        ("mean expected tumor Dice", mean("expected_tumor")),
     ]
     return [{"name": name, "value": value} for name, value in tiles if value is not None]

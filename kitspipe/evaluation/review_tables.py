@@ -15,6 +15,7 @@ from kitspipe.evaluation.measurements import (
 from kitspipe.evaluation.metrics import KiTS19Scores, KiTS23Scores
 from kitspipe.imaging.volume import Shape
 from kitspipe.planning.document import Document
+from kitspipe.prediction.agreement import CaseQuality
 
 DASH = "-"
 M = TypeVar("M")
@@ -63,16 +64,31 @@ def score_table(old: KiTS19Scores, new: KiTS23Scores) -> Table:
     )
 
 
-def predicted_table(kidney: float, tumor: float) -> Table:
-    """What the agreement of folds and mirrored passes lets expect."""
+def quality_table(quality: CaseQuality) -> Table:
+    """What folds and mirrored passes agree on, and what this lets expect."""
+    is_calibrated = (quality.expected_kidney_dice, quality.expected_tumor_dice) != (None, None)
     return Table(
         title="Predicted quality",
-        columns=(Column(title="Dice"),),
+        columns=(Column(title="agreement"), Column(title="expected Dice")),
         rows=(
-            Row(name="kidney", cells=(number(kidney, 2),)),
-            Row(name="tumor", cells=(number(tumor, 2),)),
+            Row(
+                name="kidney",
+                cells=(
+                    number(quality.kidney_agreement, 2),
+                    number(quality.expected_kidney_dice, 2),
+                ),
+            ),
+            Row(
+                name="tumor",
+                cells=(number(quality.tumor_agreement, 2), number(quality.expected_tumor_dice, 2)),
+            ),
         ),
-        note="Expected from how far folds and mirrored passes agree; calibrated in training.",
+        note="Agreement: Dice of folds and mirrored passes with each other. "
+        + (
+            "Dice to expect: as on the held-out cases of training."
+            if is_calibrated
+            else "Without kitspipe_choose nothing says which Dice to expect."
+        ),
     )
 
 

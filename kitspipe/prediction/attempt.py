@@ -15,6 +15,7 @@ import torch
 from kitspipe import __version__, console
 from kitspipe.dataset.cases import Case
 from kitspipe.errors import UserError
+from kitspipe.prediction.agreement import case_quality
 from kitspipe.prediction.cascade import Cascade
 from kitspipe.prediction.claims import Claim, claimed
 from kitspipe.prediction.job import Job
@@ -86,6 +87,7 @@ def _recorded(case: Case, job: Job, cascade: Cascade, claim: Claim, run: str) ->
                 "input": identify(case.image),
                 "outputs": tuple(job.names_of(case)),
                 "seconds": prediction.seconds,
+                "quality": case_quality(prediction.agreement, cascade.calibrations),
             }
         except UserError as error:
             changes["failure"] = failure_of(error)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,14 +17,17 @@ from numpy.typing import NDArray
 from kitspipe.imaging.volume import Box, Volume
 from kitspipe.networks.resunet3d import ResUNet3D
 from kitspipe.networks.vnet25d import VNet25D
+from kitspipe.planning.calibration import Calibration
 from kitspipe.planning.plan import Plan
+from kitspipe.prediction.agreement import Votes
 from kitspipe.prediction.effort import PLAIN, Effort
 from kitspipe.prediction.kidney_mask import Kidneys, Observe, kidneys_on_scan
-from kitspipe.prediction.kidneys import KidneyStage
+from kitspipe.prediction.kidneys import KidneyStage, flips
 from kitspipe.prediction.postprocess import clean_lesions, merge
 from kitspipe.prediction.tumors import TumorStage, tumor_classes
 from kitspipe.preprocessing.preprocess import TUMOR_CLASS
 from kitspipe.preprocessing.rois import KidneyRoi, clean_kidneys, kidney_rois
+from kitspipe.workspace import STAGES, Stage
 
 _MANY_KIDNEYS = 2
 _SPECK_ML = 1.0
@@ -41,6 +44,7 @@ class Cascade:
         device: where they run.
         effort: how hard is looked.
         observe: gets each probability map with its class and grid, before it is decided.
+        calibrations: by stage, from the members' agreement to the Dice to expect.
     """
 
     plan: Plan
@@ -49,6 +53,13 @@ class Cascade:
     device: torch.device
     effort: Effort = PLAIN
     observe: Observe | None = None
+    calibrations: Mapping[Stage, Calibration] = field(default_factory=dict)
+
+    def members(self, stage: Stage) -> int:
+        """Networks of a stage, times the mirrored passes of each."""
+        networks = len(self.kidney if stage == "kidney" else self.tumor)
+        axes = self.plan.stage(stage).augmentation.mirror_axes
+        return networks * len(flips(axes, mirror=self.effort.mirror))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -60,12 +71,15 @@ class Prediction:
         rois: where tumors were looked for.
         seconds: phase -> time.
         warnings: what a reader should look at.
+        agreement: by stage, Dice of all pairs of the members' masks; NaN for a single member, or
+            where none of them sees anything.
     """
 
     labels: Volume
     rois: tuple[KidneyRoi, ...]
     seconds: dict[str, float]
     warnings: tuple[str, ...]
+    agreement: dict[Stage, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -95,9 +109,10 @@ def segment(image: Volume, cascade: Cascade) -> Prediction:
         cascade: the networks.
     """
     started = time.perf_counter()
-    kidneys = find_kidneys(image, cascade)
+    votes = {stage: Votes(cascade.members(stage)) for stage in STAGES}
+    kidneys = find_kidneys(image, cascade, votes["kidney"])
     found = time.perf_counter()
-    lesions = tumors_in(image, kidneys.mask, cascade)
+    lesions = tumors_in(image, kidneys.mask, cascade, votes["tumor"])
     labels = np.zeros(image.grid.shape, np.uint8)
     # The rest is never touched, so that it takes no memory.
     for box in (*kidneys.boxes, *(roi.box for roi in lesions.rois)):
@@ -109,38 +124,48 @@ def segment(image: Volume, cascade: Cascade) -> Prediction:
         rois=lesions.rois,
         seconds={"kidney": round(found - started, 3), "tumor": round(done - found, 3)},
         warnings=_warnings(kidneys, lesions),
+        agreement={stage: of_stage.agreement for stage, of_stage in votes.items()},
     )
 
 
-def find_kidneys(image: Volume, cascade: Cascade) -> Kidneys:
+def find_kidneys(image: Volume, cascade: Cascade, votes: Votes | None = None) -> Kidneys:
     """Where the kidney stage sees kidney (tumor and cyst included), on the scan's own voxels.
 
     Args:
         image: int16 HU on its own grid.
         cascade: the networks.
+        votes: gets the members'.
     """
     stage = KidneyStage(
         networks=cascade.kidney,
         plan=cascade.plan.kidney,
         device=cascade.device,
         effort=cascade.effort,
+        votes=votes,
     )
     return kidneys_on_scan(image, stage, cascade.observe)
 
 
-def tumors_in(image: Volume, kidney: NDArray[np.bool_], cascade: Cascade) -> Lesions:
+def tumors_in(
+    image: Volume, kidney: NDArray[np.bool_], cascade: Cascade, votes: Votes | None = None
+) -> Lesions:
     """Tumors and cysts in all kidneys.
 
     Args:
         image: int16 HU, the whole scan.
         kidney: (Z, Y, X), predicted or reference; an empty mask gives no lesions.
         cascade: the networks.
+        votes: gets the members'.
     """
     plan = cascade.plan
     _, boxes = clean_kidneys(kidney, image.grid, plan.kidney.minimal_kidney_ml)
     rois = kidney_rois(boxes, image.grid, plan.tumor.roi_margin_mm)
     stage = TumorStage(
-        networks=cascade.tumor, plan=plan.tumor, device=cascade.device, effort=cascade.effort
+        networks=cascade.tumor,
+        plan=plan.tumor,
+        device=cascade.device,
+        effort=cascade.effort,
+        votes=votes,
     )
     classes = np.zeros(image.grid.shape, np.uint8)
     for roi in rois:

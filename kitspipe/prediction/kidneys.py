@@ -25,6 +25,7 @@ from kitspipe.networks.batches import forward_in_parts
 from kitspipe.networks.device import autocast
 from kitspipe.networks.resunet3d import ResUNet3D
 from kitspipe.planning.plan import KidneyPlan
+from kitspipe.prediction.agreement import Votes
 from kitspipe.prediction.effort import Effort
 from kitspipe.prediction.search import MARGIN_MM, Possible, body_box, search, thin_depth
 from kitspipe.prediction.windows import (
@@ -72,12 +73,14 @@ class KidneyStage:
         plan: the stage's.
         device: where they run.
         effort: what is left out.
+        votes: gets those of all networks and mirrored passes in the last close look.
     """
 
     networks: Sequence[ResUNet3D]
     plan: KidneyPlan
     device: torch.device
     effort: Effort
+    votes: Votes | None = None
 
     @torch.inference_mode()
     def probability(self, hu: NDArray[np.int16]) -> NDArray[np.float32]:
@@ -155,9 +158,10 @@ class KidneyStage:
         refinement = (1, 1, 1) if below else self.plan.network.target_refinement
         logits_of = partial(_coarse, below=below) if below else self._finest
 
-        def forward(patch: NDArray[np.int16]) -> NDArray[np.float32]:
+        def forward(patch: NDArray[np.int16], weights: NDArray[np.float32]) -> NDArray[np.float32]:
             image = normalize(patch, self.plan.hu_window)
-            probability: NDArray[np.float32] = self._mean_probability(image[None], logits_of)[0]
+            found = self._mean_probability(image[None], logits_of, weights[None])
+            probability: NDArray[np.float32] = found[0]
             return probability
 
         box = possible.box
@@ -178,7 +182,9 @@ class KidneyStage:
             for window in self._windows(possible):
                 if window not in done:
                     done.add(window)
-                    part.add(window, forward(hu[self._place(window)]))
+                    patch = hu[self._place(window)]
+                    weights = part.weights(window)
+                    part.add(window, forward(patch, weights), weights)
             found = part.probability(box) >= KIDNEY_THRESHOLD
             more = _beyond(box, _coarser(found, refinement), part.seen(box), grid)
             if not more:
@@ -225,18 +231,29 @@ class KidneyStage:
         return below
 
     def _mean_probability(
-        self, patches: NDArray[np.float32], logits_of: _Logits
+        self,
+        patches: NDArray[np.float32],
+        logits_of: _Logits,
+        weights: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
-        """(N, Z, Y, X) in network units to (N, Z*rz, Y*ry, X*rx)."""
+        """(N, Z, Y, X) in network units to (N, Z*rz, Y*ry, X*rx).
+
+        With weights of that shape, votes are counted.
+        """
         image = torch.from_numpy(patches)[:, None].to(self.device)
         turned = flips(self.plan.augmentation.mirror_axes, mirror=self.effort.mirror)
         looks = [(network, flip) for network in self.networks for flip in turned]
-        total = torch.zeros(())
+        counts_votes = self.votes is not None and weights is not None and len(looks) > 1
+        total, voted = torch.zeros(()), torch.zeros((), dtype=torch.uint8, device=image.device)
         for network, flip in looks:
             with autocast(self.device):
                 logits = forward_in_parts(partial(logits_of, network), image.flip(flip))
             probability = torch.sigmoid(logits.float()).flip(flip)
+            if counts_votes:
+                voted = voted + (probability[:, 0] >= KIDNEY_THRESHOLD)
             total = probability if total.dim() == 0 else total.add_(probability)
+        if counts_votes and self.votes is not None:
+            self.votes.add(voted.cpu().numpy(), weights)
         mean: NDArray[np.float32] = total.div_(len(looks))[:, 0].cpu().numpy()
         return mean
 

@@ -23,6 +23,7 @@ from kitspipe.errors import UserError
 from kitspipe.imaging.dicom import find_series
 from kitspipe.planning.document import Document, encode, sha256
 from kitspipe.planning.fingerprint import file_sha256
+from kitspipe.prediction.agreement import CaseQuality
 from kitspipe.prediction.job import Job, Recipe
 
 RUN_FILE = "run.json"
@@ -91,6 +92,7 @@ class CaseRecord(Document, frozen=True, kw_only=True):
         peak_memory_mib: of the process, while it worked on the case.
         peak_gpu_memory_mib: None without a GPU.
         warnings: what a reader should look at.
+        quality: what networks and mirrored passes agree on; None with a single one.
         failure: why it failed.
     """
 
@@ -106,6 +108,7 @@ class CaseRecord(Document, frozen=True, kw_only=True):
     peak_memory_mib: float | None = None
     peak_gpu_memory_mib: float | None = None
     warnings: tuple[str, ...] = ()
+    quality: CaseQuality | None = None
     failure: Failure | None = None
 
 

@@ -70,6 +70,7 @@ def load_cascade(
         tumor=[for_prediction(network, on) for network in tumor],
         device=on,
         effort=effort,
+        calibrations={} if choice is None else choice.quality,
     )
 
 

@@ -25,6 +25,7 @@ from kitspipe.networks.batches import forward_in_parts
 from kitspipe.networks.device import autocast
 from kitspipe.networks.vnet25d import VNet25D
 from kitspipe.planning.plan import TumorPlan
+from kitspipe.prediction.agreement import Votes
 from kitspipe.prediction.effort import PLAIN, Effort
 from kitspipe.prediction.kidney_mask import Observe
 from kitspipe.prediction.kidneys import flips
@@ -51,12 +52,14 @@ class TumorStage:
         plan: the stage's plan.
         device: where they run.
         effort: how hard is looked.
+        votes: gets those of all networks and mirrored passes, for tumor.
     """
 
     networks: Sequence[VNet25D]
     plan: TumorPlan
     device: torch.device
     effort: Effort = PLAIN
+    votes: Votes | None = None
 
 
 def tumor_classes(
@@ -117,6 +120,7 @@ def lesion_probability(
         stage.device,
         effort=stage.effort,
         asked=slices_used(grid, crop.grid),
+        votes=stage.votes,
     )
     if observe is not None:
         for name, of_class in zip(("tumor", "cyst"), probability, strict=False):
@@ -144,6 +148,7 @@ def tumor_probability(
     *,
     effort: Effort = PLAIN,
     asked: NDArray[np.bool_] | None = None,
+    votes: Votes | None = None,
 ) -> NDArray[np.float32]:
     """Probability of tumor (and cyst) in a region at the stage's spacing.
 
@@ -155,6 +160,7 @@ def tumor_probability(
         device: where the networks run.
         effort: how hard is looked.
         asked: (Z,), the slices that are needed; None: all. The others are 0.
+        votes: gets those for tumor inside the mask, of the slices that are looked at.
 
     Returns:
         (K, Z, Y, X) float32, 0 outside the dilated kidney mask.
@@ -176,9 +182,11 @@ def tumor_probability(
         slabs = image[np.clip(middles[:, None] + reach, 0, slices - 1)]
         if plan.network.mask_channel:
             slabs = np.concatenate([slabs, border[middles][:, None]], axis=1)
-        mean = _mean_probability(networks, torch.from_numpy(slabs).to(device), turned)
-        inside = mean[..., top : top + height, left : left + width]
-        probability[:, middles] = inside.transpose(1, 0, 2, 3) * mask[middles]
+        mean, voted = _mean_and_votes(networks, torch.from_numpy(slabs).to(device), turned, plan)
+        inside = (..., slice(top, top + height), slice(left, left + width))
+        probability[:, middles] = mean[inside].transpose(1, 0, 2, 3) * mask[middles]
+        if votes is not None:
+            votes.add(voted[inside][mask[middles]])
     _interpolate(probability, wanted, looked_at)
     # What is interpolated ends with the mask, too.
     for middle in np.setdiff1d(wanted, looked_at):
@@ -212,18 +220,28 @@ def classes_of(probability: NDArray[np.float32], threshold: float) -> NDArray[np
     return classes
 
 
-def _mean_probability(
-    networks: Sequence[VNet25D], slabs: Tensor, turned: Sequence[tuple[int, ...]]
-) -> NDArray[np.float32]:
-    """Mean of the networks' probabilities over all flips, (N, K, Y, X) float32."""
+def _mean_and_votes(
+    networks: Sequence[VNet25D], slabs: Tensor, turned: Sequence[tuple[int, ...]], plan: TumorPlan
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Over all networks and flips: mean probability (N, K, Y, X), votes for tumor (N, Y, X)."""
     total: Tensor | float = 0.0
+    voted = torch.zeros((), dtype=torch.uint8, device=slabs.device)
     for network in networks:
         for flip in turned:
             with autocast(slabs.device):
                 logits = forward_in_parts(network, slabs.flip(flip))
-            total = torch.sigmoid(logits.float()).flip(flip) + total
+            probability = torch.sigmoid(logits.float()).flip(flip)
+            voted = voted + _is_tumor(probability, plan.threshold)
+            total = probability + total
     mean: NDArray[np.float32] = (total / (len(networks) * len(turned))).cpu().numpy()  # type: ignore[union-attr]
-    return mean
+    return mean, voted.cpu().numpy()
+
+
+def _is_tumor(probability: Tensor, threshold: float) -> Tensor:
+    """(N, K, Y, X) to (N, Y, X) bool, as `classes_of` decides it."""
+    tumor = probability[:, 0]
+    # Of two classes the likelier one counts, tumor in a tie.
+    return (tumor >= threshold) & (tumor >= probability.amax(dim=1))
 
 
 def _every(wanted: NDArray[np.intp], step: int) -> NDArray[np.intp]:

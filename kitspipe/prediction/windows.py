@@ -171,20 +171,38 @@ class Part:
         shape = [n * r for n, r in zip(box.shape, refinement, strict=True)]
         self._sum, self._weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
 
-    def add(self, window: Window, probability: NDArray[np.float32]) -> None:
-        """Take in what a window says, (Z*rz, Y*ry, X*rx)."""
-        inner, outer, weights = [], [], []
+    def weights(self, window: Window) -> NDArray[np.float32]:
+        """How much each of a window's voxels counts, (Z*rz, Y*ry, X*rx); 0 outside the part."""
+        inner, _ = self._meet(window)
+        of_axes = []
+        for span, size, r, place in zip(
+            window, self._patch_size, self._refinement, inner, strict=True
+        ):
+            of_axis = np.zeros(size * r, np.float32)
+            of_axis[place] = axis_weights(span, size, r, self._blend)[place]
+            of_axes.append(of_axis)
+        weights: NDArray[np.float32] = of_axes[0][:, None, None] * of_axes[1][:, None] * of_axes[2]
+        return weights
+
+    def add(
+        self, window: Window, probability: NDArray[np.float32], weights: NDArray[np.float32]
+    ) -> None:
+        """Take in what a window says, with its weights, both (Z*rz, Y*ry, X*rx)."""
+        inner, outer = self._meet(window)
+        weight = weights[inner]
+        self._sum[outer] += probability[inner] * weight
+        self._weight[outer] += weight
+
+    def _meet(self, window: Window) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """Where window and part meet: in the window, and in the part."""
+        inner, outer = [], []
         for span, size, r, first, last in zip(
             window, self._patch_size, self._refinement, self.box.start, self.box.stop, strict=True
         ):
             a, b = max(first, span.start), min(last, span.start + size)
-            inner.append(slice((a - span.start) * r, max(a, b) * r - span.start * r))
+            inner.append(slice((a - span.start) * r, (max(a, b) - span.start) * r))
             outer.append(slice((a - first) * r, (max(a, b) - first) * r))
-            weights.append(axis_weights(span, size, r, self._blend)[inner[-1]])
-        weight = weights[0][:, None, None] * weights[1][:, None] * weights[2]
-        if weight.size:
-            self._sum[tuple(outer)] += probability[tuple(inner)] * weight
-            self._weight[tuple(outer)] += weight
+        return tuple(inner), tuple(outer)
 
     def probability(self, box: Box) -> NDArray[np.float32]:
         """Of a box within the part, (Z*rz, Y*ry, X*rx) float32; 0 where no window counts."""

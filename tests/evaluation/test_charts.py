@@ -36,7 +36,7 @@ def test_scores_have_an_axis_from_0_to_1(values):
 
 def test_the_words_say_what_the_picture_does():
     chart = histogram("Largest tumor", [10, 20, 60, math.nan], "mm")
-    assert chart.text == "3 values: median 20 mm, 10 mm to 60 mm"
+    assert chart.text == "3 values: median 20 mm, 10 to 60 mm"
     label = ElementTree.fromstring(chart.svg).get("aria-label")
     assert label == f"Largest tumor. {chart.text}"
 

@@ -10,6 +10,7 @@ from kitspipe.evaluation.measurements import (
     TumorMeasurement,
 )
 from kitspipe.evaluation.metrics import KiTS19Scores
+from kitspipe.prediction.agreement import CaseQuality
 
 
 def hu(mean):
@@ -93,8 +94,8 @@ def test_a_usual_case_has_nothing_to_check():
         (case([kidney(parenchyma=hu(-90)), kidney()]), ("implausible-HU", "high")),
         (case([kidney(parenchyma=hu(35)), kidney()]), ("no-contrast", "low")),
         (case([kidney(side_is_certain=False), kidney()]), ("side", "low")),
-        (case(tumors=[tumor(kidney_gap_mm=None)]), ("tumor-outside", "high")),
-        (case(tumors=[tumor(kidney_gap_mm=12.0)]), ("tumor-outside", "high")),
+        (case(tumors=[tumor(kidney_gap_mm=None, side=None)]), ("tumor-outside", "high")),
+        (case(tumors=[tumor(kidney_gap_mm=12.0, side=None)]), ("tumor-outside", "high")),
         (case(tumors=[tumor(is_cut=True)]), ("cut-organ", "high")),
         (case(tumors=[tumor(tissue=hu(-95))]), ("implausible-HU", "high")),
         (case(tumors=[tumor(tissue=hu(600))]), ("implausible-HU", "high")),
@@ -122,7 +123,7 @@ def test_what_is_explained_is_not_implausible(measurement):
 
 
 def test_a_finding_says_where_it_is():
-    findings = find(Evidence(measurement=case(tumors=[tumor(kidney_gap_mm=12.0)])))
+    findings = find(Evidence(measurement=case(tumors=[tumor(kidney_gap_mm=12.0, side=None)])))
     assert findings[0].place == (4, 5, 6)
     assert "12 mm" in findings[0].text
 
@@ -147,8 +148,10 @@ def test_a_missed_tumor_is_said_as_such():
 
 
 def test_low_agreement_is_found_and_unknown_is_not():
-    assert kinds(predicted_dice=(0.96, 0.3)) == [("low-agreement", "high")]
-    assert kinds(predicted_dice=(0.96, math.nan)) == []
+    known = CaseQuality(kidney_agreement=0.96, tumor_agreement=0.6, expected_tumor_dice=0.3)
+    assert kinds(quality=known) == [("low-agreement", "high")]
+    assert kinds(quality=CaseQuality(tumor_agreement=0.6)) == [("low-agreement", "medium")]
+    assert kinds(quality=CaseQuality(kidney_agreement=0.96)) == []
 
 
 def test_a_warning_that_a_rule_tells_with_its_place_is_told_once():
@@ -157,7 +160,7 @@ def test_a_warning_that_a_rule_tells_with_its_place_is_told_once():
 
 
 def test_urgent_cases_come_first_then_those_of_lower_quality():
-    outside = find(Evidence(measurement=case(tumors=[tumor(kidney_gap_mm=12.0)])))
+    outside = find(Evidence(measurement=case(tumors=[tumor(kidney_gap_mm=12.0, side=None)])))
     single = find(Evidence(measurement=case(kidneys=[kidney()])))
     cases = [((), 0.9), (single, None), ((), 0.4), (outside, 0.95), ((), None), ((), math.nan)]
     order = sorted(range(6), key=lambda n: urgency(*cases[n]))

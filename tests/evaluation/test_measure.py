@@ -193,11 +193,24 @@ def test_a_tumor_away_from_the_kidneys_is_named_with_its_distance():
     found = measure_case(two_kidneys(scan_grid((1.0, 1.5, 1.5)), [far]), None, VALUES, "case_00000")
     [tumor] = found.tumors
     assert tumor.kidney_gap_mm == pytest.approx(8, abs=1.5)
-    assert tumor.contact_area_mm2 == 0
-    assert tumor.exophytic_share == 1
-    assert tumor.side == "right"
-    assert found.kidneys[0].tumor_count == 1
+    assert (tumor.side, tumor.pole, tumor.renal) == (None, None, None)
+    assert (tumor.exophytic_share, tumor.contact_area_mm2, tumor.sinus_distance_mm) == (None,) * 3
+    right = found.kidneys[0]
+    assert (right.tumor_count, right.tumor_ml) == (0, 0)
+    assert right.volume_ml == right.parenchyma_ml
     assert any(text.startswith("tumor 1: outside the kidneys, ") for text in found.warnings)
+
+
+def test_a_tumor_one_slice_or_little_away_still_belongs_to_its_kidney():
+    # Kidney's lowest point is at z -55; the ball's highest at -58, one slice of 5 mm between.
+    near = (MIDDLES["right"] + (0, 0, -68), 10.0)
+    for spacing in ((1.0, 1.5, 1.5), (5.0, 1.5, 1.5)):
+        found = measure_case(two_kidneys(scan_grid(spacing), [near]), None, VALUES, "a")
+        [tumor] = found.tumors
+        assert 0 < tumor.kidney_gap_mm <= 5
+        assert (tumor.side, tumor.contact_area_mm2, tumor.exophytic_share) == ("right", 0, 1)
+        assert found.kidneys[0].tumor_count == 1
+        assert not any("outside" in text for text in found.warnings)
 
 
 def test_tumors_are_numbered_by_volume_and_specks_left_out():

@@ -1,4 +1,3 @@
-import json
 import re
 import sys
 from html.parser import HTMLParser
@@ -15,6 +14,7 @@ from review_data import (
     WHOLE,
     review,
     write_review_data,
+    write_run,
 )
 from small_data import painted
 
@@ -168,16 +168,16 @@ def test_without_references_there_are_no_scores(tmp_path):
 
 def test_a_predicted_quality_ranks_where_there_are_no_references(tmp_path):
     folder = write_review_data(tmp_path, cases=2)
-    none = {"kidney_agreement": None, "tumor_agreement": None}
-    cases = {
-        WHOLE: {**none, "predicted_kidney_dice": 0.97, "predicted_tumor_dice": 0.31},
-        NO_TUMOR: {**none, "predicted_kidney_dice": 0.97, "predicted_tumor_dice": None},
-    }
-    (folder / "masks" / "quality.json").write_text(json.dumps({"cases": cases}))
+    low = {"tumor_agreement": 0.55, "expected_tumor_dice": 0.31}
+    qualities = {WHOLE: low, NO_TUMOR: {"kidney_agreement": 0.97}}
+    write_run(folder / "masks", {case: {"quality": q} for case, q in qualities.items()})
     made = review(folder, references=False)
     assert made.records[0].title == WHOLE
     assert made.records[0].findings[0].kind == "low-agreement"
     assert "expected tumor Dice" in made.index.read_text(encoding="utf-8")
+    page = Elements(made.index.parent / "cases" / WHOLE / "index.html").text
+    assert "Predicted quality" in page
+    assert "0.31" in page
 
 
 def test_a_mask_on_another_grid_is_named_and_the_others_are_done(tmp_path):
@@ -197,8 +197,8 @@ def test_no_patient_name_appears_unless_asked_for(tmp_path):
     patient.parent.mkdir()
     write_series(patient, image, PatientName="Mustermann^Erika")
     write_labels(tmp_path / "masks" / "Mustermann_CT.nii.gz", labels, header_for(labels.grid))
-    facts = {"cases": {"Mustermann_CT": {"warnings": ["folder MUSTERMANN has two series"]}}}
-    (tmp_path / "masks" / "run.json").write_text(json.dumps(facts))
+    said = {"Mustermann_CT": {"warnings": ["folder MUSTERMANN has two series"]}}
+    write_run(tmp_path / "masks", said)
 
     def told(**options):
         made = review(tmp_path, references=False, **options)

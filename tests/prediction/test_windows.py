@@ -175,7 +175,7 @@ def test_all_windows_say_of_a_part_what_they_say_of_it_in_the_whole(box, blend, 
     part = Part(_around(box, image.shape), patch_size=PATCH, refinement=refinement, blend=blend)
     for window in product(*spans):
         place = tuple(slice(s.start, s.start + n) for s, n in zip(window, PATCH, strict=True))
-        part.add(window, forward(image[place]))
+        part.add(window, forward(image[place]), part.weights(window))
     assert part.seen(box).all()
     found = part.probability(box)
     finer = tuple(
@@ -188,7 +188,8 @@ def test_where_no_window_was_asked_there_is_nothing():
     [first, *_], rows, columns = (owned_spans(n, n // 2, n // 4) for n in (64, 8, 8))
     whole = Box(start=(0, 0, 0), stop=(64, 8, 8))
     part = Part(whole, patch_size=(32, 4, 4), refinement=(1, 1, 1), blend="gaussian")
-    part.add((first, rows[0], columns[0]), np.ones((32, 4, 4), np.float32))
+    window = (first, rows[0], columns[0])
+    part.add(window, np.ones((32, 4, 4), np.float32), part.weights(window))
     expected = np.zeros((64, 8, 8))
     expected[:32, :4, :4] = 1
     np.testing.assert_allclose(part.probability(whole), expected, atol=1e-6)
