@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import resource
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
@@ -101,10 +102,19 @@ def _main(arguments: list[str], folder: Path, output: Path, limits: Limits) -> N
     from kitspipe import cli
 
     torch.set_num_threads(1)
+    # As where Python starts by itself, not the way of the server.
+    multiprocessing.set_start_method(None, force=True)
     if limits.memory_bytes is not None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * os.sysconf("SC_PAGE_SIZE") + limits.memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
     if limits.file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limits.file_bytes, limits.file_bytes))
-    sys.exit(cli.main(arguments))
+    status = 1
+    try:
+        status = cli.main(arguments)
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    # What Python does at the end of a program, it does not at the end of such a process.
+    os._exit(status)

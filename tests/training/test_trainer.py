@@ -214,9 +214,9 @@ def test_each_tensor_that_does_not_fit_is_named(place, tmp_path, capsys):
     assert all(torch.equal(own[name], given[name]) for name in fitting)
 
 
-def test_weights_of_which_nothing_fits_are_refused(place, tmp_path):
+def test_first_weights_of_the_other_stage_are_refused(place, tmp_path):
     trainer(place, tmp_path / "first", "kidney").run(StopAfter(0))
-    with pytest.raises(UserError, match="not one tensor fits"):
+    with pytest.raises(UserError, match="weights of a kidney stage"):
         trainer(place, tmp_path / "warm", "tumor", init_from=tmp_path / "first")
 
 
