@@ -8,8 +8,8 @@ written but arrays.
 
     python benchmarks/training.py --masks KITS --nnunet-python PYTHON --work FOLDER
 
-`--shrink 2` halves each axis of all patches but the small plan's, for machines where whole ones take
-minutes a step: voxels per second stay comparable, steps don't.
+`--shrink 2` halves each axis of all patches but the small plan's, for machines where whole ones
+take minutes a step: voxels per second stay comparable, steps don't.
 """
 
 from __future__ import annotations
@@ -227,8 +227,8 @@ def show(label: str, found: dict[str, float]) -> None:
 def compare(options: argparse.Namespace) -> None:
     """All trainings, one after the other."""
     print(
-        f"{options.steps} steps after one to warm up, medians; {options.workers} loading processes; "
-        f"patches of all but the small plan divided by {options.shrink} along each axis"
+        f"{options.steps} steps after one to warm up, medians; {options.workers} loading "
+        f"processes; patches of all but the small plan divided by {options.shrink} along each axis"
     )
     for name in options.plans:
         shrink = 1 if name == SMALL else options.shrink
