@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_plans import SCHEDULE
 from small_training import (
     IDS,
@@ -104,6 +105,16 @@ def test_a_changed_plan_value_changes_what_is_trained(place, tmp_path):
     assert any(not torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.parametrize(("every_s", "before"), [(-1.0, 2), (600.0, 0)])
+def test_a_long_epoch_has_a_checkpoint_every_ten_minutes(
+    place, tmp_path, monkeypatch, every_s, before
+):
+    monkeypatch.setattr("kitspipe.training.trainer._CHECKPOINT_EVERY_S", every_s)
+    trainer(place, tmp_path, "tumor").run(StopAfter(2))
+    steps = [load_checkpoint(tmp_path / n).state["progress"]["step"] for n in (LAST, PREVIOUS)]
+    assert steps == [3, before]
+
+
 class Seconds:
     """A clock that moves by one whenever it is looked at."""
 
@@ -161,7 +172,7 @@ def test_patience_ends_a_training_that_gets_no_better_with_its_best_weights(plac
     assert patient.progress.ended == "patience"
     best = patient.progress.best_epoch
     assert len(records(tmp_path)) == best + 3 < 50
-    assert (tmp_path / FINAL).read_bytes() == (tmp_path / BEST).read_bytes()
+    assert_equal(load_file(tmp_path / FINAL), load_file(tmp_path / BEST))
 
 
 def test_a_file_named_stop_stops_it_and_is_gone_then(place, tmp_path):
