@@ -34,7 +34,7 @@ KIDNEY, TUMOR = (("train", stage, 0, "--workers", 0) for stage in ("kidney", "tu
 
 
 def schedule(**edits):
-    return msgspec.structs.replace(SCHEDULE, epochs=3, steps_per_epoch=3, **edits)
+    return msgspec.structs.replace(SCHEDULE, **{"epochs": 3, "steps_per_epoch": 3, **edits})
 
 
 def make_plan(**edits):
@@ -225,7 +225,9 @@ def test_a_loading_process_that_dies_ends_it_with_a_message_and_it_goes_on(folde
 def test_out_of_memory_says_what_to_lower_and_that_fits_then(folder):
     limits = Limits(memory_bytes=600 * 2**20)
     batch = 256
-    write_document(folder / "plans" / "default.json", make_plan(batch_size=batch))
+    write_document(
+        folder / "plans" / "default.json", make_plan(batch_size=batch, steps_per_epoch=1)
+    )
     done = run(folder, *KIDNEY, "--epochs", 1, limits=limits)
     # What is said may still be too much: then it is said again.
     for _ in range(4):
@@ -233,7 +235,9 @@ def test_out_of_memory_says_what_to_lower_and_that_fits_then(folder):
         smaller = int(done.said.partition("batch_size from ")[2].split()[2])
         assert smaller < batch
         batch = smaller
-        write_document(folder / "plans" / "default.json", make_plan(batch_size=batch))
+        write_document(
+            folder / "plans" / "default.json", make_plan(batch_size=batch, steps_per_epoch=1)
+        )
         done = run(folder, *KIDNEY, "--epochs", 1, "--restart", limits=limits)
         if done.status == ALL_DONE:
             return

@@ -219,6 +219,9 @@ def batches(
             process.kill()
 
     patience = _Patience(give_up, patience_s)
+    # The library's thread raises where a worker died; what is told here is enough.
+    its_thread, told_before = source.pin_memory_thread, threading.excepthook
+    threading.excepthook = lambda a: None if a.thread is its_thread else told_before(a)
     try:
         while True:
             try:
@@ -237,6 +240,7 @@ def batches(
     finally:
         patience.end()
         source._finish()
+        threading.excepthook = told_before
 
 
 class _Patience:
