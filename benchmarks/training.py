@@ -228,7 +228,8 @@ def compare(options: argparse.Namespace) -> None:
     """All trainings, one after the other."""
     print(
         f"{options.steps} steps after one to warm up, medians; {options.workers} loading "
-        f"processes; patches of all but the small plan divided by {options.shrink} along each axis"
+        f"processes; patches of all but the small plan divided by {options.shrink} along each axis",
+        flush=True,
     )
     for name in options.plans:
         shrink = 1 if name == SMALL else options.shrink
