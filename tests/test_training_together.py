@@ -148,6 +148,16 @@ def test_more_processes_than_patches_in_a_batch_are_refused(folder):
     assert "5 processes for batches of 4" in ended[0].said
 
 
+def lose_host(name):
+    """All of its processes at once; those that torchrun starts are in sessions of their own."""
+    there = subprocess.run(
+        ["ip", "netns", "pids", name], capture_output=True, text=True, check=True
+    )
+    for pid in map(int, there.stdout.split()):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def in_namespace(name, *command, **how):
     return subprocess.Popen(["ip", "netns", "exec", name, *map(str, command)], **how)
 
@@ -197,7 +207,6 @@ def test_two_hosts_train_together_and_where_one_is_lost_the_other_goes_on_alone(
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                start_new_session=True,
                 env={**os.environ, "GLOO_SOCKET_IFNAME": end, "OMP_NUM_THREADS": "1"},
             )
         )
@@ -207,12 +216,11 @@ def test_two_hosts_train_together_and_where_one_is_lost_the_other_goes_on_alone(
             assert time.monotonic() < until
             assert running[0].poll() is None, running[0].communicate()[0]
             time.sleep(0.05)
-        os.killpg(running[1].pid, signal.SIGKILL)
+        lose_host(two_hosts[1][0])
         said, _ = running[0].communicate(timeout=120)
     finally:
-        for one in running:
-            with suppress(ProcessLookupError):
-                os.killpg(one.pid, signal.SIGKILL)
+        for (name, _), one in zip(two_hosts, running, strict=True):
+            lose_host(name)
             one.wait()
     assert running[0].returncode != 0
     assert "another process of this training is gone" in said
