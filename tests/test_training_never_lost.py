@@ -141,7 +141,7 @@ def test_killed_at_any_moment_and_started_again_it_ends_as_if_undisturbed(
         while True:
             running = start(folder, *ALL)
             if kills < KILLS:
-                running.process.join(rng.uniform(0, seconds))
+                running.process.join(rng.uniform(0, seconds / 2))
                 number = [signal.SIGKILL, signal.SIGKILL, signal.SIGTERM][kills % 3]
                 kills += running.process.is_alive()
                 running.send(number)
