@@ -19,6 +19,7 @@ import shutil
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from process_tree import Run, run
@@ -29,13 +30,13 @@ GIB = 1024**3
 BIN = Path(sys.executable).parent
 
 
-def paint(masks: Path, raw: Path) -> None:
+def paint(masks: Path, raw: Path, numbers: Sequence[int] = CASES) -> None:
     """Full-size CTs around the masks, in KiTS layout; what is there is kept."""
     from kitspipe.dataset.anatomy import anatomy_around
     from kitspipe.dataset.phantoms import MASK_NAME, write_case
     from kitspipe.imaging.formats import read_labels
 
-    for number in CASES:
+    for number in numbers:
         name = f"case_{number:05d}"
         if not (raw / name / MASK_NAME).exists():
             labels, _ = read_labels(masks / name / MASK_NAME)

@@ -119,21 +119,23 @@ def load_weights(network: N, path: Path, plan_sha256: str | None = None) -> N:
     return network
 
 
-def warm_start(network: nn.Module, path: Path) -> list[str]:
+def warm_start(network: nn.Module, path: Path, stage: Stage) -> list[str]:
     """Take what fits from another model's weights; what did not fit, a line per tensor.
 
     Args:
         network: keeps its own values where nothing fits.
         path: weights or a checkpoint, or a fold's folder with some.
+        stage: of the network.
 
     Raises:
-        UserError: no weights there, damaged ones, a pickle, or none that fits.
+        UserError: no weights there, damaged ones, a pickle, of the other stage, or none that fits.
     """
     if path.is_dir():
         names = ("final", "best", "last")
         files = [path / f"{name}.safetensors" for name in names]
         path = next((file for file in files if file.exists()), files[0])
-    given = _under(_read(path, "weights")[0], _WEIGHTS)
+    tensors, content = _read(path, "weights")
+    given = _under(tensors, _WEIGHTS)
     own, fitting, misfits = network.state_dict(), {}, []
     for name, tensor in own.items():
         if name not in given:
@@ -144,11 +146,13 @@ def warm_start(network: nn.Module, path: Path) -> list[str]:
         else:
             fitting[name] = given[name]
     misfits += [f"{name}: no such tensor here, left out" for name in given if name not in own]
-    if not fitting:
+    # Names that both stages' networks have may fit by chance.
+    if not fitting or content["stage"] != stage:
         raise UserError(
             path,
-            found="weights of which not one tensor fits this network",
-            expected="weights of the same stage and of a network alike",
+            found=f"weights of a {content['stage']} stage, {len(fitting)} of {len(given)} "
+            "tensors of which fit this network",
+            expected=f"weights of a {stage} stage and of a network alike",
             remedy="give weights of a plan alike to this one, or leave --init-from out",
         )
     network.load_state_dict(own | fitting)

@@ -209,6 +209,9 @@ def batches(
     source = MultiThreadedAugmenter(
         reader, reporting, workers, num_cached_per_queue=2, seeds=list(range(workers))
     )
+    # The library's thread raises where a worker died; what is told here is enough.
+    before = threading.excepthook
+    threading.excepthook = lambda e: None if e.thread is source.pin_memory_thread else before(e)
     source.restart()
     processes = [*source._processes]
 
@@ -237,6 +240,7 @@ def batches(
     finally:
         patience.end()
         source._finish()
+        threading.excepthook = before
 
 
 class _Patience:

@@ -340,5 +340,5 @@ class Trainer:
         self._init_from = checkpoint.state["init_from"]
 
     def _warm_start(self, path: Path) -> None:
-        for misfit in warm_start(self.learner.network, path):
+        for misfit in warm_start(self.learner.network, path, self.task.stage):
             console.warning(f"{path}: {misfit}")

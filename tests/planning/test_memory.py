@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Iterator
+from itertools import accumulate
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from small_plans import small_kidney_plan, small_tumor_plan
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from kitspipe.networks.device import memory_format, put_on
 from kitspipe.networks.losses import KidneyLoss, TumorLoss
 from kitspipe.networks.resunet3d import ResUNet3D
 from kitspipe.networks.vnet25d import VNet25D
@@ -21,10 +24,13 @@ from kitspipe.planning.memory import (
     kidney_kept_values,
     kidney_parameters,
     kidney_training_bytes,
+    stage_bytes,
     tumor_kept_values,
     tumor_parameters,
     tumor_training_bytes,
 )
+from kitspipe.planning.plan import KidneyPlan
+from kitspipe.training.schedule import make_optimizer
 
 KIDNEY, TUMOR = small_kidney_plan(), small_tumor_plan()
 KIDNEY_PATCH, TUMOR_PATCH = (8, 16, 24), (32, 40)
@@ -188,6 +194,74 @@ def test_a_training_step_stays_below_the_bytes_counted_and_not_far(
     # Without SGD's state, as no optimizer takes a step here.
     counted = bytes_of(config, patch, 3, "sgd") - parameter_bytes
     assert 0.98 * peak < counted < 1.25 * peak + parameter_bytes
+
+
+def kidney_plan(patch_size, batch_size, optimizer="adam", **edits):
+    return small_kidney_plan(
+        patch_size=patch_size,
+        network=replace(KIDNEY.network, channels=(8, 16, 32), **edits),
+        schedule=replace(KIDNEY.schedule, batch_size=batch_size, optimizer=optimizer),
+    )
+
+
+def tumor_plan(patch_size, batch_size, optimizer="adam", **edits):
+    return small_tumor_plan(
+        patch_size=patch_size,
+        network=replace(TUMOR.network, **{"channels": (8, 16, 32), **edits}),
+        schedule=replace(TUMOR.schedule, batch_size=batch_size, optimizer=optimizer),
+    )
+
+
+PLANS = [
+    kidney_plan((32, 64, 64), 2),
+    kidney_plan((32, 64, 64), 1, norm="none", activation="prelu", dropout=0.0),
+    kidney_plan((16, 64, 64), 2, "sgd", target_refinement=(1, 2, 2)),
+    kidney_plan((24, 48, 48), 2, norm="batch", convolutions_per_level=(1, 2, 2)),
+    tumor_plan((128, 128), 4),
+    tumor_plan((128, 128), 4, "sgd", norm="batch", kernel_size=3),
+    tumor_plan((128, 128), 2, channels=(16, 32, 64), multi_scale=False),
+    tumor_plan((128, 96), 4, attention_gates=False, dilated_bottom=False),
+]
+
+
+def allocated_bytes(plan):
+    """The most that torch's allocator gave a whole training step, optimizer and all."""
+    schedule = plan.schedule
+    if isinstance(plan, KidneyPlan):
+        network, loss = ResUNet3D(plan.network), KidneyLoss(plan.loss)
+        image = torch.randn(schedule.batch_size, 1, *plan.patch_size)
+        fine = zip(plan.patch_size, plan.network.target_refinement, strict=True)
+        shape = [n * refinement for n, refinement in fine]
+    else:
+        network, loss = VNet25D(plan.network), TumorLoss(plan.loss)
+        image = torch.randn(schedule.batch_size, plan.slab_depth, *plan.patch_size)
+        shape = [*plan.patch_size]
+    target = torch.randint(0, 2, (schedule.batch_size, *shape), dtype=torch.uint8)
+    put_on(network, torch.device("cpu"))
+    image = image.to(memory_format=memory_format(network))
+    optimizer = make_optimizer(network, schedule)
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        loss(network(image), target, 0.0).backward()
+        optimizer.step()
+
+    step()
+    optimizer.zero_grad(set_to_none=True)
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    kept = [*network.parameters(), *network.buffers(), *states, image, target]
+    held = sum(t.untyped_storage().nbytes() for t in kept if isinstance(t, torch.Tensor))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step()
+    events = profiled.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return held + max(accumulate(nbytes for _, nbytes in changes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plan", PLANS)
+def test_what_the_planner_expects_is_what_is_allocated_within_15_percent(plan):
+    assert stage_bytes(plan) == pytest.approx(allocated_bytes(plan), rel=0.15)
 
 
 @pytest.mark.parametrize(

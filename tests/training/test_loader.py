@@ -105,7 +105,6 @@ def killed(case, request):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_worker_that_is_killed_is_an_error_and_no_hang(tmp_path):
     started = time.monotonic()
     with pytest.raises(UserError, match=r"case_0/(right|left)[\s\S]*killed by signal \[9\]"):
@@ -119,7 +118,6 @@ def killed_on_the_left(case, request):
     return read(case, request)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_only_the_cases_of_the_killed_worker_are_named(tmp_path):
     regions = tumor_regions(tmp_path)
     with pytest.raises(UserError) as caught:

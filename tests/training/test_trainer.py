@@ -1,95 +1,32 @@
 import math
-import time
 
 import msgspec
 import numpy as np
 import pytest
 import torch
-from small_data import write_cases
-from small_plans import SCHEDULE, small_kidney_plan, small_plan, small_tumor_plan
-
-from kitspipe.dataset.cases import find_dataset
-from kitspipe.errors import UserError
-from kitspipe.networks.weights import load_checkpoint
-from kitspipe.planning.planner import training_key
-from kitspipe.prediction.tumors import region_tumor
-from kitspipe.preprocessing.preprocess import open_cases, preprocess_case
-from kitspipe.training.checkpoints import BEST, FINAL, LAST, PREVIOUS
-from kitspipe.training.log import FoldLog
-from kitspipe.training.options import FoldOptions
-from kitspipe.training.settings import Settings
-from kitspipe.training.stages import kidney_task, tumor_task
-from kitspipe.training.stopping import StopSignal
-from kitspipe.training.trainer import Trainer
-from kitspipe.workspace import Workspace
-
-CPU = torch.device("cpu")
-IDS = ["case_00000", "case_00001"]
-PLAN = small_plan(
-    kidney=small_kidney_plan(patch_size=(8, 16, 32), window_stride=(4, 8, 16)),
-    tumor=small_tumor_plan(patch_size=(24, 24)),
+from safetensors.torch import load_file
+from small_plans import SCHEDULE
+from small_training import (
+    IDS,
+    PLAN,
+    StopAfter,
+    assert_equal,
+    records,
+    timeless,
+    trainer,
+    weights,
 )
 
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("workspace")
-    write_cases(folder / "raw", 2)
-    workspace = Workspace(root=folder)
-    for case in find_dataset(folder / "raw").cases:
-        preprocess_case(case, PLAN, workspace)
-    return workspace
-
-
-def predict_region(network, region):
-    return region_tumor(network, region, PLAN.tumor, CPU)
+from kitspipe.errors import UserError
+from kitspipe.networks.weights import load_checkpoint
+from kitspipe.training.checkpoints import BEST, FINAL, LAST, PREVIOUS
+from kitspipe.training.stopping import StopSignal
 
 
 def good_at_the_first(network, region):
     """Finds the tumor of the first case and nothing in the second."""
     tumor = region.read_target(region.whole) == 1
     return tumor if region.case_id == IDS[0] else np.zeros_like(tumor)
-
-
-def trainer(place, folder, stage, plan=PLAN, predict=predict_region, clock=None, **options):
-    cases = open_cases(place, stage, plan, IDS)
-    task = (
-        kidney_task(plan, cases, cases)
-        if stage == "kidney"
-        else tumor_task(plan, cases, cases, predict)
-    )
-    names = ("epochs", "max_seconds", "patience", "precision", "compiled")
-    settings = Settings(**{name: options.pop(name) for name in names if name in options})
-    given = FoldOptions(device=CPU, **{"workers": 0, **options}, settings=settings)
-    return Trainer(task, folder, training_key(plan, stage), given, clock or time.monotonic)
-
-
-class StopAfter(StopSignal):
-    """Asks for a stop when it was looked at this often."""
-
-    def __init__(self, looks):
-        self._looks = looks
-
-    @property
-    def came(self):
-        self._looks -= 1
-        return self._looks < 0
-
-
-def weights(folder, name=LAST):
-    return load_checkpoint(folder / name).weights
-
-
-def assert_equal(a, b):
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[name], b[name]) for name in a)
-
-
-def timeless(folder):
-    """The log, without what depends on how fast the machine is."""
-    timed = {"seconds", "waiting", "eta_seconds", "peak_gib"}
-    records = FoldLog(folder / "log.jsonl").read()
-    return [{k: v for k, v in record.items() if k not in timed} for record in records]
 
 
 @pytest.mark.parametrize("stage", ["kidney", "tumor"])
@@ -166,3 +103,136 @@ def test_a_changed_plan_value_changes_what_is_trained(place, tmp_path):
     )
     a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
     assert any(not torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(("every_s", "before"), [(-1.0, 2), (600.0, 0)])
+def test_a_long_epoch_has_a_checkpoint_every_ten_minutes(
+    place, tmp_path, monkeypatch, every_s, before
+):
+    monkeypatch.setattr("kitspipe.training.trainer._CHECKPOINT_EVERY_S", every_s)
+    trainer(place, tmp_path, "tumor").run(StopAfter(2))
+    steps = [load_checkpoint(tmp_path / n).state["progress"]["step"] for n in (LAST, PREVIOUS)]
+    assert steps == [3, before]
+
+
+class Seconds:
+    """A clock that moves by one whenever it is looked at."""
+
+    def __init__(self):
+        self._now = 0.0
+
+    def __call__(self):
+        self._now += 1.0
+        return self._now
+
+
+def test_a_shorter_training_ends_with_its_schedule(place, tmp_path):
+    for name, epochs in (("planned", None), ("short", 1), ("long", 4)):
+        trainer(place, tmp_path / name, "kidney", epochs=epochs).run(StopSignal())
+        log = records(tmp_path / name)
+        assert len(log) == (epochs or SCHEDULE.epochs)
+        assert log[-1]["share_done"] == 1.0
+        # A cosine that is at its end: the last step was made with what is left before that.
+        last = (3 * len(log) - 1) / (3 * len(log))
+        expected = SCHEDULE.learning_rate * 0.5 * (1 + math.cos(math.pi * last))
+        assert log[-1]["learning_rate"] == pytest.approx(expected)
+        assert (tmp_path / name / FINAL).exists()
+
+
+def test_a_training_with_a_time_ends_with_its_schedule_then(place, tmp_path):
+    # A second per step and one per validation: an epoch of 3 steps takes 4.
+    timed = trainer(place, tmp_path, "kidney", epochs=1000, max_seconds=10, clock=Seconds())
+    assert timed.run(StopSignal())
+    assert timed.progress.ended == "time"
+    log = records(tmp_path)
+    assert [record["steps"] for record in log] == [3, 3, 2]
+    assert log[-1]["share_done"] == 1.0
+    assert sum(record["seconds"] for record in log) == 11
+    shares = [share for record in log for _, share in record["shares"]]
+    assert shares == pytest.approx([0, 0.1, 0.2, 0.4, 0.5, 0.6, 0.8, 0.9])
+    expected = SCHEDULE.learning_rate * 0.5 * (1 + math.cos(math.pi * 0.9))
+    assert log[-1]["learning_rate"] == pytest.approx(expected)
+
+
+def test_time_is_counted_over_all_starts(place, tmp_path):
+    first = trainer(place, tmp_path, "kidney", epochs=1000, max_seconds=10, clock=Seconds())
+    assert not first.run(StopAfter(1))
+    # The limit is remembered; that the clock began anew does not matter.
+    second = trainer(place, tmp_path, "kidney", clock=Seconds())
+    assert second.run(StopSignal())
+    assert sum(record["seconds"] for record in records(tmp_path)) == 11
+
+
+def test_patience_ends_a_training_that_gets_no_better_with_its_best_weights(place, tmp_path):
+    schedule = msgspec.structs.replace(SCHEDULE, learning_rate=1e-12, epochs=50)
+    kidney = msgspec.structs.replace(PLAN.kidney, schedule=schedule)
+    plan = msgspec.structs.replace(PLAN, kidney=kidney)
+    patient = trainer(place, tmp_path, "kidney", plan=plan, patience=3)
+    assert patient.run(StopSignal())
+    assert patient.progress.ended == "patience"
+    best = patient.progress.best_epoch
+    assert len(records(tmp_path)) == best + 3 < 50
+    assert_equal(load_file(tmp_path / FINAL), load_file(tmp_path / BEST))
+
+
+def test_a_file_named_stop_stops_it_and_is_gone_then(place, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    trainer(place, whole, "tumor").run(StopSignal())
+    parts.mkdir()
+    (parts / "stop").touch()
+    assert not trainer(place, parts, "tumor").run(StopSignal())
+    assert not (parts / "stop").exists()
+    assert load_checkpoint(parts / LAST).state["progress"]["step"] == 1
+    assert trainer(place, parts, "tumor").run(StopSignal())
+    assert_equal(weights(whole), weights(parts))
+
+
+def test_settings_are_remembered_and_a_change_is_said(place, tmp_path, capsys):
+    trainer(place, tmp_path, "kidney", epochs=5, patience=4).run(StopAfter(1))
+    assert trainer(place, tmp_path, "kidney").settings.record() == {
+        "epochs": 5,
+        "max_seconds": None,
+        "patience": 4,
+        "precision": None,
+        "compiled": None,
+    }
+    capsys.readouterr()
+    assert trainer(place, tmp_path, "kidney", epochs=3).epochs == 3
+    assert "epochs 5 -> 3" in capsys.readouterr().out
+
+
+def test_first_weights_are_taken_from_another_model(place, tmp_path):
+    trainer(place, tmp_path / "first", "kidney").run(StopSignal())
+    warm = trainer(place, tmp_path / "warm", "kidney", init_from=tmp_path / "first")
+    first = load_checkpoint(tmp_path / "first" / LAST)
+    assert_equal(dict(first.weights), dict(warm.learner.network.state_dict()))
+
+
+def test_each_tensor_that_does_not_fit_is_named(place, tmp_path, capsys):
+    trainer(place, tmp_path / "first", "kidney").run(StopAfter(0))
+    network = msgspec.structs.replace(PLAN.kidney.network, channels=(4, 8, 12))
+    kidney = msgspec.structs.replace(PLAN.kidney, network=network)
+    other = msgspec.structs.replace(PLAN, kidney=kidney)
+    capsys.readouterr()
+    warm = trainer(place, tmp_path / "warm", "kidney", plan=other, init_from=tmp_path / "first")
+    said = capsys.readouterr().err.splitlines()
+    given, own = weights(tmp_path / "first"), warm.learner.network.state_dict()
+    misfits = {name for name in own if name not in given or given[name].shape != own[name].shape}
+    assert 0 < len(misfits) < len(own)
+    assert len(said) == len(misfits) + len(given.keys() - own.keys())
+    assert all(any(f"{name}" in line and "anew" in line for line in said) for name in misfits)
+    fitting = own.keys() - misfits
+    assert all(torch.equal(own[name], given[name]) for name in fitting)
+
+
+def test_first_weights_of_the_other_stage_are_refused(place, tmp_path):
+    trainer(place, tmp_path / "first", "kidney").run(StopAfter(0))
+    with pytest.raises(UserError, match="weights of a kidney stage"):
+        trainer(place, tmp_path / "warm", "tumor", init_from=tmp_path / "first")
+
+
+def test_other_first_weights_than_those_it_started_from_are_refused(place, tmp_path):
+    trainer(place, tmp_path / "other", "kidney").run(StopAfter(0))
+    trainer(place, tmp_path / "cold", "kidney").run(StopAfter(1))
+    with pytest.raises(UserError, match="started from random weights"):
+        trainer(place, tmp_path / "cold", "kidney", init_from=tmp_path / "other")
