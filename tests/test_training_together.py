@@ -194,7 +194,7 @@ def test_two_hosts_train_together_and_where_one_is_lost_the_other_goes_on_alone(
     prepared, two_hosts, tmp_path
 ):
     alone, together = (copy(prepared, tmp_path / name) for name in ("alone", "together"))
-    command = ("train", "kidney", 0, *HOW, "--epochs", 40)
+    command = ("train", "kidney", 0, *HOW, "--epochs", 12)
     running, port = [], free_port()
     for rank, (name, end) in enumerate(two_hosts):
         running.append(
@@ -227,5 +227,5 @@ def test_two_hosts_train_together_and_where_one_is_lost_the_other_goes_on_alone(
     assert run(together, *command).status == ALL_DONE
     assert run(alone, *command).status == ALL_DONE
     one, other = (load_checkpoint(fold(f) / LAST) for f in (alone, together))
-    assert one.state["progress"]["epoch"] == other.state["progress"]["epoch"] == 40
+    assert one.state["progress"]["epoch"] == other.state["progress"]["epoch"] == 12
     assert_alike(fold(alone), fold(together))
