@@ -72,10 +72,12 @@ def main() -> None:
     started = time.monotonic()
     predictor.initialize_from_trained_model_folder(trainer.output_folder_base, ("all",))
     cases = sorted(images.glob("case_*"))
-    predictor.predict_from_files_sequential(
-        [[str(case / "imaging.nii.gz")] for case in cases],
-        [str(output / case.name) for case in cases],
-    )
+    with torch.autocast("cpu", torch.bfloat16, enabled=device.type == "cpu" and HAS_BF16):
+        predictor.predict_from_files_sequential(
+            [[str(case / "imaging.nii.gz")] for case in cases],
+            [str(output / case.name) for case in cases],
+            overwrite=False,
+        )
     (results / "quality.json").write_text(
         json.dumps(
             {
