@@ -140,3 +140,11 @@ def test_the_pages_examples_run(root, tmp_path, monkeypatch):
     assert namespace["tumor"].array.max() > 0
     for name in ("mask.nii.gz", "mask.nrrd"):
         assert read_labels(tmp_path / name)[0].grid.close_to(image.grid)
+
+
+def test_several_folds_say_on_what_they_agree_and_one_does_not(tmp_path):
+    root = write_model(tmp_path, folds=(0, 1)).root
+    scan = painted(0)[0]
+    both = Predictor.from_folder(root, device="cpu")(scan).quality
+    assert 0 <= both.kidney_agreement < 1
+    assert Predictor.from_folder(root, device="cpu", folds=[0])(scan).quality is None
