@@ -231,7 +231,10 @@ def table(scores: dict[str, dict[str, CaseScore]]) -> None:
     for title, field in (("kidney Dice", "kidney"), ("tumor Dice", "tumor")):
         row(title, [interval(values(name, field)) for name in names])
         first = values(names[0], field)
-        row("  the first is ahead by", ["", *(interval(first - values(n, field)) for n in names[1:])])
+        row(
+            "  the first is ahead by",
+            ["", *(interval(first - values(n, field)) for n in names[1:])],
+        )
     for size in SIZE_BINS:
         found = [
             [

@@ -3,7 +3,7 @@
 A mask's true border lies somewhere between the centres of its outermost voxels and those of the
 next ones. The convex hull of the centres is too small and that of half a voxel more on every side
 is too large: the farthest point of a border is the luckiest of many voxels. A quarter of a voxel
-is right on average for discs and ellipses of any size (docs/measurements.md has the figures).
+is right to 0.1 mm for ellipses and 0.3 mm long for discs (docs/benchmarks.md, Measurements).
 """
 
 from __future__ import annotations

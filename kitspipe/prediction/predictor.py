@@ -27,6 +27,7 @@ from kitspipe.imaging.header import Header, header_for
 from kitspipe.imaging.itk_images import from_array, from_sitk, labels_to_sitk
 from kitspipe.imaging.volume import Triple, Volume
 from kitspipe.planning.plan import Labels
+from kitspipe.prediction.agreement import CaseQuality, case_quality
 from kitspipe.prediction.cascade import Cascade
 from kitspipe.prediction.job import Fold
 from kitspipe.prediction.model import opened_model
@@ -49,6 +50,7 @@ class Segmentation:
         probabilities: class -> uint8, 255 is certain, cropped; empty unless asked for.
         seconds: by phase.
         warnings: what a reader should look at.
+        quality: on what several folds agree, and the Dice to expect; None with a single one.
         source: the scan's path; None where it came from memory.
     """
 
@@ -58,6 +60,7 @@ class Segmentation:
     probabilities: dict[str, Volume]
     seconds: dict[str, float]
     warnings: tuple[str, ...]
+    quality: CaseQuality | None
     source: Path | None
 
     @property
@@ -161,6 +164,7 @@ class Predictor:
             else {name: on_scan([m for m in maps if m.name == name], image.grid) for name in names},
             seconds=found.seconds,
             warnings=(*header.doubts, *warnings, *found.warnings),
+            quality=case_quality(found.agreement, self.cascade.calibrations),
             source=source,
         )
 

@@ -5,9 +5,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
+from small_data import write_cases
+from small_model import write_model
+from small_plans import small_plan
 
-from kitspipe.evaluation.quality import calibrate
+from kitspipe.dataset.cases import find_dataset
+from kitspipe.evaluation.quality import calibrate, measure_quality
+from kitspipe.imaging.formats import read_image, read_labels
 from kitspipe.planning.calibration import FEWEST_CASES
+from kitspipe.planning.document import write_document
+from kitspipe.planning.splits import Fold, Splits
+from kitspipe.prediction.cascade import segment
+from kitspipe.prediction.effort import effort_of
+from kitspipe.prediction.run import load_cascade
+from kitspipe.preprocessing.preprocess import preprocess_case
 
 shares = st.integers(0, 1000).map(lambda n: n / 1000)
 cases = st.lists(st.tuples(shares, shares), min_size=FEWEST_CASES, max_size=40)
@@ -39,3 +50,25 @@ def test_a_perfect_relation_is_found_again():
 def test_few_or_undefined_cases_make_no_calibration():
     assert calibrate([0.5] * (FEWEST_CASES - 1), [0.5] * (FEWEST_CASES - 1)) is None
     assert calibrate([math.nan] * 20, [0.5] * 20) is None
+
+
+@pytest.mark.slow
+def test_every_held_out_case_is_held_against_its_own_folds_mirrored_passes(tmp_path):
+    place = write_model(tmp_path, folds=(0,))
+    cases = find_dataset(write_cases(tmp_path / "raw", FEWEST_CASES + 1)).labelled
+    for case in cases:
+        preprocess_case(case, small_plan(), place)
+    ids = tuple(case.id for case in cases)
+    held_out, other = ids[:-1], ids[-1:]
+    folds = (Fold(train=other, validation=held_out), Fold(train=held_out, validation=other))
+    write_document(place.splits_file, Splits(folds=folds))
+    cascade = load_cascade(place, [0], "cpu", effort=effort_of(mirror=True))
+    agreements, dices = [], []
+    for case in cases[:-1]:
+        found = segment(read_image(case.image)[0], cascade)
+        true, seen = read_labels(case.labels)[0].array > 0, found.labels.array > 0
+        agreements.append(found.agreement["kidney"])
+        dices.append(2 * (true & seen).sum() / (true.sum() + seen.sum()))
+    made = measure_quality(place, cascade.plan, [0], "cpu")
+    assert made["kidney"].cases == FEWEST_CASES
+    assert made["kidney"] == calibrate(agreements, dices)

@@ -180,3 +180,11 @@ def test_folds_that_were_left_out_are_not_asked(tmp_path):
     write_document(place.choice_file, choice)
     found = Predictor.from_folder(tmp_path, device="cpu")(image).labels.array
     np.testing.assert_array_equal(found, alone)
+
+
+def test_several_folds_say_on_what_they_agree_and_one_does_not(tmp_path):
+    root = write_model(tmp_path, folds=(0, 1)).root
+    scan = painted(0)[0]
+    both = Predictor.from_folder(root, device="cpu")(scan).quality
+    assert 0 <= both.kidney_agreement < 1
+    assert Predictor.from_folder(root, device="cpu", folds=[0])(scan).quality is None
