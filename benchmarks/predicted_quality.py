@@ -134,11 +134,14 @@ def main() -> None:
     parser.add_argument("--workspace", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--cases", type=int, default=40)
+    parser.add_argument("--way", choices=("mirrored", "folds"), help="default: both")
     parser.add_argument("--single", default="0", help="the fold that is mirrored")
     given = parser.parse_args()
     paint(given.work, given.cases)
     ways = {"mirrored": ("-f", given.single, "--mirror"), "folds": ()}
     for name, options in ways.items():
+        if given.way not in (name, None):
+            continue
         for stage, found in predict(given.work, given.workspace, name, options).items():
             tell(name, stage, found)
 
