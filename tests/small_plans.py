@@ -44,6 +44,21 @@ SCHEDULE = Schedule(
 WINDOW = HUWindow(low_hu=-155, high_hu=245, center_hu=45, scale_hu=200)
 
 
+def resunet3d_config(**edits):
+    """A small kidney network that has all kinds of strides."""
+    values = {
+        "levels": 4,
+        "channels": (2, 4, 6, 8),
+        "strides": ((1, 2, 2), (2, 2, 2), (2, 2, 2)),
+        "convolutions_per_level": (1, 2, 1, 1),
+        "norm": "instance",
+        "activation": "leaky_relu",
+        "dropout": 0.0,
+        "target_refinement": (1, 2, 2),
+    }
+    return ResUNet3DConfig(**values | edits)
+
+
 def small_kidney_plan(**edits):
     values = {
         "target_spacing_mm": (5.0, 5.0, 5.0),

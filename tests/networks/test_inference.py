@@ -5,8 +5,7 @@ import copy
 import msgspec
 import pytest
 import torch
-from small_plans import small_tumor_plan
-from test_resunet3d import make_config
+from small_plans import resunet3d_config, small_tumor_plan
 from torch import nn
 
 from kitspipe.networks import inference
@@ -49,7 +48,7 @@ def outputs(network, image):
     [("instance", "leaky_relu"), ("batch", "prelu"), ("none", "prelu")],
 )
 def test_the_kidney_network_says_the_same(norm, activation, shape):
-    config = make_config(norm=norm, activation=activation, dropout=0.3)
+    config = resunet3d_config(norm=norm, activation=activation, dropout=0.3)
     plain = trained(ResUNet3D(config))
     ready = for_prediction(copy.deepcopy(plain), CPU)
     image = torch.randn(shape)
@@ -71,7 +70,7 @@ def test_the_tumor_network_says_the_same(norm):
 
 
 def test_bfloat16_is_as_near_as_it_is_for_the_network_as_trained():
-    plain = trained(ResUNet3D(make_config()))
+    plain = trained(ResUNet3D(resunet3d_config()))
     ready = for_prediction(copy.deepcopy(plain), CPU)
     image = torch.randn(1, 1, 16, 32, 32)
     with torch.inference_mode():
@@ -84,7 +83,7 @@ def test_bfloat16_is_as_near_as_it_is_for_the_network_as_trained():
 
 
 def test_made_ready_twice_is_made_ready_once():
-    plain = trained(ResUNet3D(make_config(norm="batch")))
+    plain = trained(ResUNet3D(resunet3d_config(norm="batch")))
     twice = for_prediction(for_prediction(copy.deepcopy(plain), CPU), CPU)
     image = torch.randn(1, 1, 8, 16, 16)
     for expected, found in zip(outputs(plain, image), outputs(twice, image), strict=True):
@@ -93,7 +92,7 @@ def test_made_ready_twice_is_made_ready_once():
 
 def test_without_onednn_convolutions_stay_as_they_are(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    plain = trained(ResUNet3D(make_config()))
+    plain = trained(ResUNet3D(resunet3d_config()))
     ready = for_prediction(copy.deepcopy(plain), CPU)
     assert not any(isinstance(m, inference._Convolution) for m in ready.modules())
     image = torch.randn(1, 1, 8, 16, 16)

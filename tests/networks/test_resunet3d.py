@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from small_plans import resunet3d_config
 
 from kitspipe.networks.losses import KidneyLoss
 from kitspipe.networks.resunet3d import ResUNet3D
-from kitspipe.planning.plan import KidneyLossConfig, ResUNet3DConfig
+from kitspipe.planning.plan import KidneyLossConfig
 
 LOSS = KidneyLoss(
     KidneyLossConfig(
@@ -22,23 +23,9 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def make_config(**edits):
-    values = {
-        "levels": 4,
-        "channels": (2, 4, 6, 8),
-        "strides": ((1, 2, 2), (2, 2, 2), (2, 2, 2)),
-        "convolutions_per_level": (1, 2, 1, 1),
-        "norm": "instance",
-        "activation": "leaky_relu",
-        "dropout": 0.0,
-        "target_refinement": (1, 2, 2),
-    }
-    return ResUNet3DConfig(**values | edits)
-
-
 def test_paper_network_is_as_large_as_its_lineage():
     # assassint2017/MICCAI-LITS2017, net/ResUNet.py: "9498260" trainable parameters.
-    config = make_config(
+    config = resunet3d_config(
         channels=(16, 32, 64, 128),
         strides=((2, 2, 2),) * 3,
         convolutions_per_level=(2, 3, 3, 3),
@@ -49,7 +36,7 @@ def test_paper_network_is_as_large_as_its_lineage():
 
 
 def test_parameters_are_as_many_as_counted_by_hand():
-    config = make_config(
+    config = resunet3d_config(
         levels=2, channels=(2, 3), strides=((1, 2, 2),), convolutions_per_level=(1, 2)
     )
     by_hand = (
@@ -68,7 +55,7 @@ def test_parameters_are_as_many_as_counted_by_hand():
 
 
 def test_every_level_has_its_shape_when_the_bottom_is_odd():
-    network, shapes = ResUNet3D(make_config()), {}
+    network, shapes = ResUNet3D(resunet3d_config()), {}
     for name in ("encoder", "decoder"):
         for index, level in enumerate(getattr(network, name)):
             level.register_forward_hook(
@@ -91,14 +78,14 @@ def test_every_level_has_its_shape_when_the_bottom_is_odd():
 
 @pytest.mark.parametrize("refinement", [(1, 1, 1), (1, 2, 2), (3, 1, 2)])
 def test_every_decoder_level_has_a_map_of_the_targets_shape(refinement):
-    network = ResUNet3D(make_config(target_refinement=refinement))
+    network = ResUNet3D(resunet3d_config(target_refinement=refinement))
     logits = network(torch.randn(1, 1, 4, 24, 40))
     expected = (1, 1, 4 * refinement[0], 24 * refinement[1], 40 * refinement[2])
     assert [tuple(level.shape) for level in logits] == [expected] * 4
 
 
 def test_maps_are_upsampled_linearly_between_voxel_centers():
-    network, found = ResUNet3D(make_config()), {}
+    network, found = ResUNet3D(resunet3d_config()), {}
     network.maps[1].register_forward_hook(lambda _m, _i, features: found.update(low=features))
     logits = network(torch.randn(1, 1, 4, 8, 16))[1][0, 0].detach().numpy()
     expected = found["low"][0, 0].detach().double().numpy()
@@ -112,7 +99,7 @@ def test_maps_are_upsampled_linearly_between_voxel_centers():
 
 
 def test_maps_go_from_coarse_to_fine():
-    network = ResUNet3D(make_config())
+    network = ResUNet3D(resunet3d_config())
     network(torch.randn(1, 1, 4, 16, 24))[1].sum().backward()
     has_gradient = [any(p.grad is not None for p in level.parameters()) for level in network.maps]
     assert has_gradient == [False, True, False, False]
@@ -124,7 +111,7 @@ def test_maps_go_from_coarse_to_fine():
 @pytest.mark.parametrize("activation", ["prelu", "leaky_relu"])
 def test_every_parameter_learns(norm, activation):
     torch.manual_seed(0)
-    network = ResUNet3D(make_config(norm=norm, activation=activation, dropout=0.3))
+    network = ResUNet3D(resunet3d_config(norm=norm, activation=activation, dropout=0.3))
     target = torch.zeros(2, 8, 32, 48, dtype=torch.uint8)
     target[:, 2:6, 10:20, 7:31] = 1
     LOSS(network(torch.randn(2, 1, 8, 16, 24)), target, 0.0).backward()
@@ -133,7 +120,7 @@ def test_every_parameter_learns(norm, activation):
 
 
 def test_encoder_levels_add_what_came_in():
-    network = ResUNet3D(make_config(norm="none", activation="prelu")).eval()
+    network = ResUNet3D(resunet3d_config(norm="none", activation="prelu")).eval()
     for parameter in network.encoder.parameters():
         torch.nn.init.zeros_(parameter)
     entered = []
@@ -148,7 +135,7 @@ def test_encoder_levels_add_what_came_in():
 
 
 def test_decoder_levels_add_what_came_up():
-    network = ResUNet3D(make_config(norm="none", activation="prelu")).eval()
+    network = ResUNet3D(resunet3d_config(norm="none", activation="prelu")).eval()
     for parameter in network.decoder.parameters():
         torch.nn.init.zeros_(parameter)
     made, mapped = [], []
@@ -163,13 +150,13 @@ def test_decoder_levels_add_what_came_up():
 
 
 def test_finest_logits_alone_are_the_last_ones():
-    network, image = ResUNet3D(make_config(dropout=0.5)).eval(), torch.randn(1, 1, 8, 16, 24)
+    network, image = ResUNet3D(resunet3d_config(dropout=0.5)).eval(), torch.randn(1, 1, 8, 16, 24)
     with torch.inference_mode():
         assert torch.equal(network.forward_finest(image), network(image)[-1])
 
 
 def test_dropout_acts_in_training_only():
-    network, image = ResUNet3D(make_config(dropout=0.5)), torch.randn(1, 1, 4, 8, 16)
+    network, image = ResUNet3D(resunet3d_config(dropout=0.5)), torch.randn(1, 1, 4, 8, 16)
     first, second = network.train()(image), network(image)
     assert not torch.equal(first[-1], second[-1])
     network.eval()
@@ -177,7 +164,7 @@ def test_dropout_acts_in_training_only():
 
 
 def test_dropout_takes_half_of_all_levels_but_the_finest():
-    network, dropped = ResUNet3D(make_config(dropout=0.5)).train(), {}
+    network, dropped = ResUNet3D(resunet3d_config(dropout=0.5)).train(), {}
     for name in ("down", "maps"):
         for index, step in enumerate(getattr(network, name)):
             step.register_forward_hook(
@@ -193,12 +180,12 @@ def test_dropout_takes_half_of_all_levels_but_the_finest():
 @pytest.mark.parametrize("shape", [(6, 8, 8), (4, 12, 8), (4, 8, 20)])
 def test_a_shape_that_the_strides_do_not_divide_is_refused(shape):
     with pytest.raises(ValueError, match=r"not divisible by .* \(4, 8, 8\)"):
-        ResUNet3D(make_config())(torch.zeros(1, 1, *shape))
+        ResUNet3D(resunet3d_config())(torch.zeros(1, 1, *shape))
 
 
 def test_one_patch_is_learned_by_heart():
     torch.manual_seed(0)
-    config = make_config(
+    config = resunet3d_config(
         levels=2, channels=(4, 8), strides=((2, 2, 2),), convolutions_per_level=(1, 1)
     )
     network = ResUNet3D(config)
