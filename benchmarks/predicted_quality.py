@@ -31,9 +31,12 @@ from scipy.stats import mannwhitneyu, spearmanr
 
 from kitspipe.dataset.phantom_dataset import PhantomCase, phantom_cases
 from kitspipe.dataset.phantoms import write_case
+from kitspipe.evaluation.findings import Evidence, find, urgency
+from kitspipe.evaluation.measure import measure_case
 from kitspipe.evaluation.metrics import KITS_LABELS, kits19_scores
 from kitspipe.imaging.formats import read_image, read_labels, write_image
 from kitspipe.imaging.volume import Volume
+from kitspipe.prediction.agreement import CaseQuality
 
 BIN = Path(sys.executable).parent
 SEED = 1
@@ -74,58 +77,79 @@ def _spoiled(hu: NDArray[np.float32], number: int, rng: np.random.Generator) -> 
     return kinds[number % len(kinds)]()
 
 
-def predict(work: Path, workspace: Path, name: str, options: Sequence[str]) -> dict[str, Array]:
-    """(cases, 3) by stage: true Dice, agreement, expected Dice; NaN where there is none."""
+def predict(
+    work: Path, workspace: Path, name: str, options: Sequence[str]
+) -> tuple[dict[str, Array], list[int]]:
+    """(cases, 3) by stage: true Dice, agreement, expected Dice; NaN where there is none.
+
+    With them the cases in the order of the review pages, where findings come before agreement.
+    """
     output = work / name
     given = ["-i", work / "scans", "-o", output, "-w", workspace, "-q", *options]
     subprocess.run([BIN / "kitspipe_predict", *map(str, given)], check=True)
     records = json.loads((output / "run.json").read_bytes())["cases"]
     rows: dict[str, list[list[float]]] = {"kidney": [], "tumor": []}
+    urgencies = []
     for case_id, record in sorted(records.items()):
         masks = (
             work / "references" / case_id / "segmentation.nii.gz",
             output / f"{case_id}.nii.gz",
         )
-        true, predicted = (read_labels(mask)[0].array.astype(np.uint8) for mask in masks)
-        scores = kits19_scores(true, predicted, KITS_LABELS)
+        true, predicted = (read_labels(mask)[0] for mask in masks)
+        scores = kits19_scores(
+            true.array.astype(np.uint8), predicted.array.astype(np.uint8), KITS_LABELS
+        )
         quality = record["quality"] or {}
+        image = read_image(work / "scans" / f"{case_id}.nii.gz")[0]
+        evidence = Evidence(
+            measurement=measure_case(predicted, image, KITS_LABELS, case_id),
+            quality=CaseQuality(**quality),
+            warnings=record["warnings"],
+        )
+        urgencies.append(urgency(find(evidence), quality.get("tumor_agreement")))
         for stage, of_stage in rows.items():
             values = quality.get(f"{stage}_agreement"), quality.get(f"expected_{stage}_dice")
             of_stage.append(
                 [getattr(scores, stage), *(math.nan if v is None else v for v in values)]
             )
-    return {stage: np.array(of_stage) for stage, of_stage in rows.items()}
+    order = sorted(range(len(urgencies)), key=urgencies.__getitem__)
+    return {stage: np.array(of_stage) for stage, of_stage in rows.items()}, order
 
 
-def tell(name: str, stage: str, found: Array) -> None:
-    """Print what a stage's agreement tells of its Dice."""
+def tell(name: str, found: Array) -> None:
+    """Print what a stage's agreement tells of its Dice; its name ends with the stage's."""
+    low_dice = LOW["kidney" if "kidney" in name else "tumor"]
     found = found[np.isfinite(found[:, 0])]
     unknown = ~np.isfinite(found[:, 1])
-    # As on the pages: what nothing is known of comes last.
-    order = np.argsort(np.where(unknown, np.inf, found[:, 1]), kind="stable")
     known = found[~unknown]
     dice, agreement, expected = known.T
     rng = np.random.default_rng(0)
     draws = rng.integers(0, len(known), (RESAMPLES, len(known)))
     rhos = [spearmanr(dice[draw], agreement[draw]).statistic for draw in draws]
     low, high = np.nanpercentile(rhos, [2.5, 97.5])
-    print(f"{name}, {stage}: {len(found)} cases, {int(unknown.sum())} without agreement")
+    print(f"{name}: {len(found)} cases, {int(unknown.sum())} without agreement")
     print(f"  true Dice {found[:, 0].mean():.3f}, from {found[:, 0].min():.3f}")
     print(f"  Spearman {spearmanr(dice, agreement).statistic:.3f} ({low:.3f} to {high:.3f})")
-    bad = dice < LOW[stage]
+    bad = dice < low_dice
     if 0 < bad.sum() < len(bad):
         area = mannwhitneyu(agreement[~bad], agreement[bad]).statistic / bad.sum() / (~bad).sum()
-        print(f"  area under the curve for Dice < {LOW[stage]}: {area:.3f} ({bad.sum()} cases)")
-    worst = {*np.argsort(found[:, 0], kind="stable")[: len(found) // 5].tolist()}
-    for share in (5, 3, 2):
-        first = {*order[: len(found) // share].tolist()}
-        print(f"  {len(worst & first)} of the {len(worst)} worst are among the first {len(first)}")
+        print(f"  area under the curve for Dice < {low_dice}: {area:.3f} ({bad.sum()} cases)")
+    # What nothing is known of comes last.
+    tell_order(found, np.argsort(np.where(unknown, np.inf, found[:, 1]), kind="stable").tolist())
     calibrated = np.isfinite(expected)
     if calibrated.any():
         off = (expected - dice)[calibrated]
         constant = np.abs(dice - np.median(dice))[calibrated]
         print(f"  expected less true Dice: mean {off.mean():+.3f}, without sign", end=" ")
         print(f"{np.abs(off).mean():.3f} (their median for all: {constant.mean():.3f})")
+
+
+def tell_order(found: Array, order: Sequence[int]) -> None:
+    """Print how many of the fifth with the lowest Dice come first in an order."""
+    worst = {*np.argsort(found[:, 0], kind="stable")[: len(found) // 5].tolist()}
+    for share in (5, 3, 2):
+        first = {*order[: len(found) // share]}
+        print(f"  {len(worst & first)} of the {len(worst)} worst are among the first {len(first)}")
 
 
 def main() -> None:
@@ -142,8 +166,12 @@ def main() -> None:
     for name, options in ways.items():
         if given.way not in (name, None):
             continue
-        for stage, found in predict(given.work, given.workspace, name, options).items():
-            tell(name, stage, found)
+        by_stage, order = predict(given.work, given.workspace, name, options)
+        for stage, found in by_stage.items():
+            tell(f"{name}, {stage}", found)
+            tell(f"{name}, not spoiled, {stage}", found[::2])
+            print(f"{name}, {stage}, in the order of the review pages")
+            tell_order(found, order)
 
 
 if __name__ == "__main__":
