@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from data_sets import case_record
@@ -45,7 +46,8 @@ def test_a_case_on_disk_outlives_a_killed_process(file):
         "with t.kept(pathlib.Path(sys.argv[1])) as keep:\n"
         "    keep(t.record('a')); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    run = subprocess.run([sys.executable, "-c", code, str(file), *sys.path])
+    here = str(Path(__file__).parent)
+    run = subprocess.run([sys.executable, "-c", code, str(file), here, *sys.path])
     assert run.returncode == -signal.SIGKILL
     assert read_measured(file).cases == (record("a"),)
 
