@@ -15,11 +15,11 @@ from kitspipe.planning.plan import KidneyPlan, TumorPlan
 from kitspipe.training.checkpoints import FINAL
 from kitspipe.training.lock import only_training_in
 from kitspipe.training.options import FoldOptions
-from kitspipe.training.out_of_memory import is_out_of_memory, out_of_memory
 from kitspipe.training.rehearsal import rehearse
 from kitspipe.training.stages import TrainingTask
 from kitspipe.training.stopping import StopSignal
 from kitspipe.training.tensorboard import Board
+from kitspipe.training.too_large import is_out_of_memory, out_of_memory
 from kitspipe.training.trainer import Trainer
 
 

@@ -4,7 +4,7 @@ import torch
 from small_plans import SCHEDULE, small_kidney_plan, small_tumor_plan
 
 from kitspipe.planning.memory import stage_bytes
-from kitspipe.training.out_of_memory import is_out_of_memory, lower, out_of_memory
+from kitspipe.training.too_large import is_out_of_memory, lower, out_of_memory
 
 CPU = torch.device("cpu")
 PLANS = {"kidney": small_kidney_plan, "tumor": small_tumor_plan}
