@@ -220,13 +220,13 @@ def test_a_loading_process_that_dies_ends_it_with_a_message_and_it_goes_on(folde
 
 def test_out_of_memory_says_what_to_lower_and_that_fits_then(folder):
     limits = Limits(memory_bytes=600 * 2**20)
-    batch = 256
+    batch, exact = 512, ("--epochs", 1, "--precision", "float32")
     write_document(
         folder / "plans" / "default.json", make_plan(batch_size=batch, steps_per_epoch=1)
     )
-    done = run(folder, *KIDNEY, "--epochs", 1, limits=limits)
+    done = run(folder, *KIDNEY, *exact, limits=limits)
     # What is said may still be too much: then it is said again.
-    for _ in range(4):
+    for _ in range(8):
         one_message(done, "out of memory", f"kidney.schedule.batch_size from {batch} to ")
         smaller = int(done.said.partition("batch_size from ")[2].split()[2])
         assert smaller < batch
@@ -234,7 +234,7 @@ def test_out_of_memory_says_what_to_lower_and_that_fits_then(folder):
         write_document(
             folder / "plans" / "default.json", make_plan(batch_size=batch, steps_per_epoch=1)
         )
-        done = run(folder, *KIDNEY, "--epochs", 1, "--restart", limits=limits)
+        done = run(folder, *KIDNEY, *exact, "--restart", limits=limits)
         if done.status == ALL_DONE:
             return
     raise AssertionError(done.said)

@@ -221,7 +221,7 @@ def test_two_hosts_train_together_and_where_one_is_lost_the_other_goes_on_alone(
     finally:
         for (name, _), one in zip(two_hosts, running, strict=True):
             lose_host(name)
-            one.wait()
+            one.communicate()
     assert running[0].returncode != 0
     assert "another process of this training is gone" in said
     assert run(together, *command).status == ALL_DONE
