@@ -1,12 +1,13 @@
 """Predicted quality, learned from the cross-validation: from members' agreement to Dice.
 
-Each held-out case goes through the networks of its fold, mirrored; how far these passes agree is
-held against the Dice of their mean. Agreement alone orders cases; the calibration turns it into a
-Dice.
+Each held-out case goes through the networks of its fold, mirrored; how far these passes agree, and
+how far the fold agrees with the next one, is held against the Dice of the fold alone. Agreement
+orders cases; the calibration turns it into a Dice.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,20 +16,20 @@ import numpy as np
 from kitspipe import console
 from kitspipe.evaluation.metrics import kits19_scores
 from kitspipe.imaging.formats import read_image, read_labels
-from kitspipe.planning.calibration import FEWEST_CASES, Calibration
+from kitspipe.planning.calibration import FEWEST_CASES, Calibration, Members
 from kitspipe.planning.plan import Plan
 from kitspipe.planning.planner import read_fold
 from kitspipe.prediction.cascade import Cascade, segment
 from kitspipe.prediction.effort import effort_of
 from kitspipe.prediction.run import load_cascade
 from kitspipe.preprocessing.preprocess import source_cases
-from kitspipe.workspace import STAGES, Stage, Workspace
+from kitspipe.workspace import Stage, Workspace
 
 
 def measure_quality(
     place: Workspace, plan: Plan, folds: Sequence[int], device: str
-) -> dict[Stage, Calibration]:
-    """Calibrations from all held-out cases; a stage with too few is missing.
+) -> dict[Members, dict[Stage, Calibration]]:
+    """Calibrations from all held-out cases; what there are too few for is missing.
 
     Args:
         place: with these folds trained in both stages.
@@ -36,21 +37,26 @@ def measure_quality(
         folds: whose held-out cases are looked at.
         device: a name as `pick_device` takes it.
     """
-    agreements: dict[Stage, list[float]] = {stage: [] for stage in STAGES}
-    dices: dict[Stage, list[float]] = {stage: [] for stage in STAGES}
+    seen: dict[tuple[Members, Stage], list[tuple[float, float]]] = defaultdict(list)
     todo = [(fold, case_id) for fold in folds for case_id in read_fold(place, fold)[1]]
-    cascade, loaded = None, None
+    alone, pair, loaded = None, None, None
     for fold, case_id in console.progress(todo, len(todo), "agreement"):
         if fold != loaded:
-            made = load_cascade(place, [fold], device, effort=effort_of(mirror=True), chosen=False)
-            cascade, loaded = replace(made, plan=plan), fold
-        assert cascade is not None
-        agreement, dice = _look_at(place, case_id, cascade)
-        for stage in STAGES:
-            agreements[stage].append(agreement[stage])
-            dices[stage].append(dice[stage])
-    made_of = {stage: calibrate(agreements[stage], dices[stage]) for stage in STAGES}
-    return {stage: found for stage, found in made_of.items() if found is not None}
+            alone = _cascade(place, plan, [fold], device, mirror=True)
+            other = folds[(folds.index(fold) + 1) % len(folds)]
+            pair = None
+            if other != fold:
+                pair = _cascade(place, plan, [fold, other], device, mirror=False)
+            loaded = fold
+        assert alone is not None
+        for (members, stage), found in _look_at(place, case_id, alone, pair).items():
+            seen[members, stage].append(found)
+    made: dict[Members, dict[Stage, Calibration]] = defaultdict(dict)
+    for (members, stage), pairs in seen.items():
+        line = calibrate(*zip(*pairs, strict=True))
+        if line is not None:
+            made[members][stage] = line
+    return dict(made)
 
 
 def calibrate(agreements: Sequence[float], dices: Sequence[float]) -> Calibration | None:
@@ -81,16 +87,30 @@ def calibrate(agreements: Sequence[float], dices: Sequence[float]) -> Calibratio
     )
 
 
+def _cascade(
+    place: Workspace, plan: Plan, folds: Sequence[int], device: str, *, mirror: bool
+) -> Cascade:
+    effort = effort_of(mirror=mirror)
+    return replace(load_cascade(place, folds, device, effort=effort, chosen=False), plan=plan)
+
+
 def _look_at(
-    place: Workspace, case_id: str, cascade: Cascade
-) -> tuple[dict[Stage, float], dict[Stage, float]]:
-    """A held-out case's agreement and Dice, by stage."""
+    place: Workspace, case_id: str, alone: Cascade, pair: Cascade | None
+) -> dict[tuple[Members, Stage], tuple[float, float]]:
+    """A held-out case's agreement, by members and stage, each with the Dice of its fold alone."""
     [case] = source_cases(place, "tumor", [case_id])
     assert case.labels is not None
     image, reference = read_image(case.image)[0], read_labels(case.labels)[0]
-    found = segment(image, cascade)
+    found = segment(image, alone)
     true, predicted = (
         volume.array.astype(np.uint8, copy=False) for volume in (reference, found.labels)
     )
-    scores = kits19_scores(true, predicted, cascade.plan.labels)
-    return found.agreement, {"kidney": scores.kidney, "tumor": scores.tumor}
+    scores = kits19_scores(true, predicted, alone.plan.labels)
+    agreements: dict[Members, dict[Stage, float]] = {"mirrored": found.agreement}
+    if pair is not None:
+        agreements["folds"] = segment(image, pair).agreement
+    return {
+        (members, stage): (agreement, scores.kidney if stage == "kidney" else scores.tumor)
+        for members, of_members in agreements.items()
+        for stage, agreement in of_members.items()
+    }

@@ -6,7 +6,7 @@ Part of `choice.json`; made by `evaluation/quality.py`.
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from msgspec import Meta
@@ -15,6 +15,9 @@ from kitspipe.planning.document import Document
 
 FEWEST_CASES = 8
 """Below this many cases a calibration would be chance."""
+
+Members = Literal["folds", "mirrored"]
+"""Several networks, or the mirrored passes of one: folds differ more."""
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 

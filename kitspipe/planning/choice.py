@@ -11,7 +11,7 @@ from msgspec import Meta, field
 from msgspec.structs import replace
 
 from kitspipe import console
-from kitspipe.planning.calibration import Calibration
+from kitspipe.planning.calibration import Calibration, Members
 from kitspipe.planning.document import Document, read_document
 from kitspipe.planning.plan import Components, NonNegative, Plan
 from kitspipe.planning.planner import training_key
@@ -40,8 +40,8 @@ class Choice(Document, frozen=True, kw_only=True):
 
     `training_keys` are of the plan values that the networks were trained with; with others the
     choice does not count. `left_out` lists folds whose networks are not averaged. `why` has a line
-    for each chosen field. `quality` has, by stage, what the agreement of a case's predictions lets
-    expect; a stage with too few held-out cases is missing.
+    for each chosen field. `quality` has, by kind of members and stage, what the agreement of a
+    case's predictions lets expect; what there are too few held-out cases for is missing.
     """
 
     schema: Literal[1] = 1
@@ -55,7 +55,7 @@ class Choice(Document, frozen=True, kw_only=True):
     left_out: dict[Stage, tuple[int, ...]]
     why: dict[str, str]
     trials: tuple[Trial, ...]
-    quality: dict[Stage, Calibration] = field(default_factory=dict)
+    quality: dict[Members, dict[Stage, Calibration]] = field(default_factory=dict)
 
     def applied(self, plan: Plan) -> Plan:
         """The plan with the chosen values in place of its own."""

@@ -1,16 +1,20 @@
-"""How far the members of a prediction agree on a case; members are networks and mirrored passes.
+"""How far the members of a prediction agree on a case.
 
-Votes are counted patch by patch, so that no member's mask is ever kept.
+Members are the networks where there are several, each with the mean of its mirrored passes; of a
+single network they are its mirrored passes. Votes are counted patch by patch, so that no member's
+mask is ever kept.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kitspipe.planning.calibration import Calibration, Share
 from kitspipe.planning.document import Document
@@ -32,6 +36,43 @@ class CaseQuality(Document, frozen=True, kw_only=True):
     tumor_agreement: Share | None = None
     expected_kidney_dice: Share | None = None
     expected_tumor_dice: Share | None = None
+
+
+class Ballot:
+    """The members' votes in one batch of patches.
+
+    Args:
+        threshold: probability from which on a voxel is in a mask.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+        self._votes, self._own = torch.zeros((), dtype=torch.uint8), torch.zeros(())
+        self._passes = 0
+
+    def cast(self, probability: Tensor, *, networks: int, passes: int) -> None:
+        """Take one pass; those of a network come one after the other.
+
+        Args:
+            probability: (N, K, ...); the first class is voted on, where no other is likelier.
+            networks: how many take part.
+            passes: of each.
+        """
+        if networks > 1 and passes > 1:
+            self._own = probability if self._passes == 0 else self._own + probability
+            self._passes = (self._passes + 1) % passes
+            if self._passes:
+                return
+            probability = self._own / passes
+        first = probability[:, 0]
+        vote = (first >= self.threshold) & (first >= probability.amax(dim=1))
+        self._votes = self._votes.to(vote.device) + vote
+
+    @property
+    def votes(self) -> NDArray[np.uint8]:
+        """(N, ...), how many members have each voxel in their mask."""
+        votes: NDArray[np.uint8] = self._votes.cpu().numpy()
+        return votes
 
 
 class Votes:
@@ -75,19 +116,20 @@ class Votes:
 
 
 def case_quality(
-    agreement: Mapping[Stage, float], calibrations: Mapping[Stage, Calibration]
+    agreement: Mapping[Stage, float], calibration: Callable[[Stage], Calibration | None]
 ) -> CaseQuality | None:
     """What is recorded of a case; None where nothing is known.
 
     Args:
         agreement: by stage, NaN where there is nothing to agree on.
-        calibrations: by stage.
+        calibration: that of a stage; None where there is none.
     """
     found: dict[str, Any] = {}
     for stage, value in agreement.items():
         if math.isnan(value):
             continue
         found[f"{stage}_agreement"] = round(value, 4)
-        if stage in calibrations:
-            found[f"expected_{stage}_dice"] = round(calibrations[stage].predict(value), 4)
+        line = calibration(stage)
+        if line is not None:
+            found[f"expected_{stage}_dice"] = round(line.predict(value), 4)
     return CaseQuality(**found) if found else None

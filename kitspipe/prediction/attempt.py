@@ -87,7 +87,7 @@ def _recorded(case: Case, job: Job, cascade: Cascade, claim: Claim, run: str) ->
                 "input": identify(case.image),
                 "outputs": tuple(job.names_of(case)),
                 "seconds": prediction.seconds,
-                "quality": case_quality(prediction.agreement, cascade.calibrations),
+                "quality": case_quality(prediction.agreement, cascade.calibration),
             }
         except UserError as error:
             changes["failure"] = failure_of(error)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from kitspipe.imaging.volume import Box, Volume
 from kitspipe.networks.resunet3d import ResUNet3D
 from kitspipe.networks.vnet25d import VNet25D
-from kitspipe.planning.calibration import Calibration
+from kitspipe.planning.calibration import Calibration, Members
 from kitspipe.planning.plan import Plan
 from kitspipe.prediction.agreement import Votes
 from kitspipe.prediction.effort import PLAIN, Effort
@@ -44,7 +44,7 @@ class Cascade:
         device: where they run.
         effort: how hard is looked.
         observe: gets each probability map with its class and grid, before it is decided.
-        calibrations: by stage, from the members' agreement to the Dice to expect.
+        calibrations: by kind of members and stage, from agreement to the Dice to expect.
     """
 
     plan: Plan
@@ -53,13 +53,18 @@ class Cascade:
     device: torch.device
     effort: Effort = PLAIN
     observe: Observe | None = None
-    calibrations: Mapping[Stage, Calibration] = field(default_factory=dict)
+    calibrations: Mapping[Members, Mapping[Stage, Calibration]] = field(default_factory=dict)
 
     def members(self, stage: Stage) -> int:
-        """Networks of a stage, times the mirrored passes of each."""
+        """Networks of a stage; of a single one its passes."""
         networks = len(self.kidney if stage == "kidney" else self.tumor)
         axes = self.plan.stage(stage).augmentation.mirror_axes
-        return networks * len(flips(axes, mirror=self.effort.mirror))
+        return networks if networks > 1 else len(flips(axes, mirror=self.effort.mirror))
+
+    def calibration(self, stage: Stage) -> Calibration | None:
+        """What the agreement of such members lets expect; None where that is unknown."""
+        networks = len(self.kidney if stage == "kidney" else self.tumor)
+        return self.calibrations.get("folds" if networks > 1 else "mirrored", {}).get(stage)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

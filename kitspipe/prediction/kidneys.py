@@ -25,7 +25,7 @@ from kitspipe.networks.batches import forward_in_parts
 from kitspipe.networks.device import autocast
 from kitspipe.networks.resunet3d import ResUNet3D
 from kitspipe.planning.plan import KidneyPlan
-from kitspipe.prediction.agreement import Votes
+from kitspipe.prediction.agreement import Ballot, Votes
 from kitspipe.prediction.effort import Effort
 from kitspipe.prediction.search import MARGIN_MM, Possible, body_box, search, thin_depth
 from kitspipe.prediction.windows import (
@@ -73,7 +73,7 @@ class KidneyStage:
         plan: the stage's.
         device: where they run.
         effort: what is left out.
-        votes: gets those of all networks and mirrored passes in the last close look.
+        votes: gets those of the members in the last close look.
     """
 
     networks: Sequence[ResUNet3D]
@@ -242,19 +242,20 @@ class KidneyStage:
         """
         image = torch.from_numpy(patches)[:, None].to(self.device)
         turned = flips(self.plan.augmentation.mirror_axes, mirror=self.effort.mirror)
-        looks = [(network, flip) for network in self.networks for flip in turned]
-        counts_votes = self.votes is not None and weights is not None and len(looks) > 1
-        total, voted = torch.zeros(()), torch.zeros((), dtype=torch.uint8, device=image.device)
-        for network, flip in looks:
-            with autocast(self.device):
-                logits = forward_in_parts(partial(logits_of, network), image.flip(flip))
-            probability = torch.sigmoid(logits.float()).flip(flip)
-            if counts_votes:
-                voted = voted + (probability[:, 0] >= KIDNEY_THRESHOLD)
-            total = probability if total.dim() == 0 else total.add_(probability)
-        if counts_votes and self.votes is not None:
-            self.votes.add(voted.cpu().numpy(), weights)
-        mean: NDArray[np.float32] = total.div_(len(looks))[:, 0].cpu().numpy()
+        ballot = None if self.votes is None or weights is None else Ballot(KIDNEY_THRESHOLD)
+        total = torch.zeros(())
+        for network in self.networks:
+            for flip in turned:
+                with autocast(self.device):
+                    logits = forward_in_parts(partial(logits_of, network), image.flip(flip))
+                probability = torch.sigmoid(logits.float()).flip(flip)
+                if ballot is not None:
+                    ballot.cast(probability, networks=len(self.networks), passes=len(turned))
+                total = probability if total.dim() == 0 else total.add_(probability)
+        if ballot is not None and self.votes is not None:
+            self.votes.add(ballot.votes, weights)
+        mean: NDArray[np.float32]
+        mean = total.div_(len(self.networks) * len(turned))[:, 0].cpu().numpy()
         return mean
 
     @staticmethod

@@ -164,7 +164,7 @@ class Predictor:
             else {name: on_scan([m for m in maps if m.name == name], image.grid) for name in names},
             seconds=found.seconds,
             warnings=(*header.doubts, *warnings, *found.warnings),
-            quality=case_quality(found.agreement, self.cascade.calibrations),
+            quality=case_quality(found.agreement, self.cascade.calibration),
             source=source,
         )
 

@@ -25,7 +25,7 @@ from kitspipe.networks.batches import forward_in_parts
 from kitspipe.networks.device import autocast
 from kitspipe.networks.vnet25d import VNet25D
 from kitspipe.planning.plan import TumorPlan
-from kitspipe.prediction.agreement import Votes
+from kitspipe.prediction.agreement import Ballot, Votes
 from kitspipe.prediction.effort import PLAIN, Effort
 from kitspipe.prediction.kidney_mask import Observe
 from kitspipe.prediction.kidneys import flips
@@ -52,7 +52,7 @@ class TumorStage:
         plan: the stage's plan.
         device: where they run.
         effort: how hard is looked.
-        votes: gets those of all networks and mirrored passes, for tumor.
+        votes: gets those of the members, for tumor.
     """
 
     networks: Sequence[VNet25D]
@@ -182,11 +182,12 @@ def tumor_probability(
         slabs = image[np.clip(middles[:, None] + reach, 0, slices - 1)]
         if plan.network.mask_channel:
             slabs = np.concatenate([slabs, border[middles][:, None]], axis=1)
-        mean, voted = _mean_and_votes(networks, torch.from_numpy(slabs).to(device), turned, plan)
+        ballot = None if votes is None else Ballot(plan.threshold)
+        mean = _mean_probability(networks, torch.from_numpy(slabs).to(device), turned, ballot)
         inside = (..., slice(top, top + height), slice(left, left + width))
         probability[:, middles] = mean[inside].transpose(1, 0, 2, 3) * mask[middles]
-        if votes is not None:
-            votes.add(voted[inside][mask[middles]])
+        if votes is not None and ballot is not None:
+            votes.add(ballot.votes[inside][mask[middles]])
     _interpolate(probability, wanted, looked_at)
     # What is interpolated ends with the mask, too.
     for middle in np.setdiff1d(wanted, looked_at):
@@ -220,28 +221,24 @@ def classes_of(probability: NDArray[np.float32], threshold: float) -> NDArray[np
     return classes
 
 
-def _mean_and_votes(
-    networks: Sequence[VNet25D], slabs: Tensor, turned: Sequence[tuple[int, ...]], plan: TumorPlan
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Over all networks and flips: mean probability (N, K, Y, X), votes for tumor (N, Y, X)."""
+def _mean_probability(
+    networks: Sequence[VNet25D],
+    slabs: Tensor,
+    turned: Sequence[tuple[int, ...]],
+    ballot: Ballot | None,
+) -> NDArray[np.float32]:
+    """Mean of the networks' probabilities over all flips, (N, K, Y, X) float32."""
     total: Tensor | float = 0.0
-    voted = torch.zeros((), dtype=torch.uint8, device=slabs.device)
     for network in networks:
         for flip in turned:
             with autocast(slabs.device):
                 logits = forward_in_parts(network, slabs.flip(flip))
             probability = torch.sigmoid(logits.float()).flip(flip)
-            voted = voted + _is_tumor(probability, plan.threshold)
+            if ballot is not None:
+                ballot.cast(probability, networks=len(networks), passes=len(turned))
             total = probability + total
     mean: NDArray[np.float32] = (total / (len(networks) * len(turned))).cpu().numpy()  # type: ignore[union-attr]
-    return mean, voted.cpu().numpy()
-
-
-def _is_tumor(probability: Tensor, threshold: float) -> Tensor:
-    """(N, K, Y, X) to (N, Y, X) bool, as `classes_of` decides it."""
-    tumor = probability[:, 0]
-    # Of two classes the likelier one counts, tumor in a tie.
-    return (tumor >= threshold) & (tumor >= probability.amax(dim=1))
+    return mean
 
 
 def _every(wanted: NDArray[np.intp], step: int) -> NDArray[np.intp]:

@@ -21,7 +21,7 @@ from kitspipe.imaging.header import header_for
 from kitspipe.imaging.volume import Volume
 from kitspipe.planning.calibration import Calibration
 from kitspipe.planning.document import write_document
-from kitspipe.prediction.agreement import Votes, case_quality
+from kitspipe.prediction.agreement import Ballot, Votes, case_quality
 from kitspipe.prediction.cascade import Cascade, segment
 from kitspipe.prediction.effort import DEFAULT, effort_of
 
@@ -55,13 +55,30 @@ def test_patches_are_counted_together_and_weighed():
     assert math.isnan(parts.agreement)
 
 
+def test_a_network_votes_once_with_the_mean_of_its_passes():
+    ballot = Ballot(0.5)
+    for passes in ((0.9, 0.2, 0.9), (0.9, 0.6, 0.0)), ((0.1, 0.5, 0.9), (0.1, 0.5, 0.0)):
+        for one in passes:
+            ballot.cast(torch.tensor(one)[None, None], networks=2, passes=2)
+    # Means: 0.9, 0.4, 0.45 and 0.1, 0.5, 0.45.
+    assert ballot.votes.tolist() == [[1, 1, 0]]
+
+
+def test_passes_of_a_single_network_vote_each_and_the_likelier_class_wins():
+    ballot = Ballot(0.5)
+    for tumor, cyst in (((0.9, 0.6), (0.1, 0.7)), ((0.7, 0.4), (0.7, 0.1))):
+        ballot.cast(torch.tensor([[tumor, cyst]]), networks=1, passes=2)
+    assert ballot.votes.tolist() == [[2, 0]]
+
+
 def test_a_single_member_has_nothing_to_agree_on():
     assert math.isnan(votes_of(np.ones((1, 4), bool)).agreement)
 
 
 def test_expected_dice_needs_a_calibration_and_something_to_agree_on():
-    assert case_quality({"kidney": math.nan, "tumor": math.nan}, {"tumor": LINE}) is None
-    found = case_quality({"kidney": 0.9, "tumor": 0.6}, {"tumor": LINE})
+    lines = {"tumor": LINE}
+    assert case_quality({"kidney": math.nan, "tumor": math.nan}, lines.get) is None
+    found = case_quality({"kidney": 0.9, "tumor": 0.6}, lines.get)
     assert (found.kidney_agreement, found.expected_kidney_dice) == (0.9, None)
     assert (found.tumor_agreement, found.expected_tumor_dice) == (0.6, pytest.approx(0.6))
 
@@ -136,7 +153,9 @@ def test_one_network_agrees_with_its_mirrored_passes_where_it_sees_no_side():
 def test_run_json_has_the_agreement_of_folds_and_the_dice_to_expect(tmp_path):
     place = write_model(tmp_path / "model", folds=(0, 1))
     plan = small_plan()
-    write_document(place.choice_file, replace(chosen(plan, 0.5), quality={"kidney": LINE}))
+    write_document(
+        place.choice_file, replace(chosen(plan, 0.5), quality={"folds": {"kidney": LINE}})
+    )
     image, _ = painted(0)
     write_image(tmp_path / "scans" / "a.nii.gz", image, header_for(image.grid))
 
@@ -153,4 +172,7 @@ def test_run_json_has_the_agreement_of_folds_and_the_dice_to_expect(tmp_path):
     expected = LINE.predict(both["kidney_agreement"])
     assert both["expected_kidney_dice"] == pytest.approx(expected, abs=1e-3)
     assert both["expected_tumor_dice"] is None
-    assert quality("-f", "0", "--mirror")["kidney_agreement"] is not None
+    mirrored = quality("-f", "0", "--mirror")
+    assert mirrored["kidney_agreement"] is not None
+    # Mirrored passes of one network differ less than folds: their line is another one.
+    assert mirrored["expected_kidney_dice"] is None
