@@ -3,8 +3,8 @@
 Paints CTs around masks of KiTS, preprocesses them for the planner's plan, the small one and the
 paper's, and for nnU-Net's 3d_fullres; what is there is kept. Then each training makes a few steps
 through the trainer's own loop of loading, augmenting and updating, in a process of its own, so that
-its peak of memory is its own. The small plan also with each precision, and compiled. Nothing is
-written but arrays.
+its peak of memory is its own. The first of `--plans` also with each precision, and compiled.
+Nothing is written but arrays.
 
     python benchmarks/training.py --masks KITS --nnunet-python PYTHON --work FOLDER
 
@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -33,6 +33,7 @@ import torch
 from preprocess import link_for_nnunet, nnunet, paint
 from process_tree import run
 
+from kitspipe.cli import ENVIRONMENT
 from kitspipe.networks.device import Precision, autocast, peak_bytes, pick_device
 from kitspipe.planning.memory import stage_bytes
 from kitspipe.planning.plan import Plan
@@ -175,11 +176,11 @@ def timed(
 
 
 def ours(what: Run, options: argparse.Namespace) -> dict[str, float]:
-    """The same in a process of its own."""
+    """The same in a process of its own, in the environment that the commands make."""
     command = [sys.executable, __file__, "--work", options.work, "--device", options.device]
     command += ["--steps", options.steps, "--workers", options.workers]
     command += ["--one", json.dumps(asdict(what))]
-    return _last_json(command, {})
+    return _last_json(command, ENVIRONMENT)
 
 
 def theirs(options: argparse.Namespace) -> dict[str, float]:
@@ -232,26 +233,25 @@ def compare(options: argparse.Namespace) -> None:
         flush=True,
     )
     for name in options.plans:
-        shrink = 1 if name == SMALL else options.shrink
         for stage in STAGES:
-            show(f"{name} {stage}", ours(Run(stage=stage, plan_name=name, shrink=shrink), options))
+            show(f"{name} {stage}", ours(make_run(stage, name, options), options))
     if options.nnunet_python:
         show("nnU-Net 3d_fullres", theirs(options))
-    if options.variants and SMALL in options.plans:
-        for stage in STAGES:
-            for precision, compiled in (
-                ("float32", False),
-                ("bfloat16", False),
-                ("float32", True),
-                ("bfloat16", True),
-            ):
-                what = Run(
-                    stage=stage,
-                    plan_name=SMALL,
-                    precision=precision,  # type: ignore[arg-type]
-                    compiled=compiled,
+    if not options.variants:
+        return
+    first = options.plans[0]
+    for stage in STAGES:
+        for compiled in (False, True):
+            for precision in ("float32", "bfloat16"):
+                what = replace(
+                    make_run(stage, first, options), precision=precision, compiled=compiled
                 )
-                show(f"small {stage}{' compiled' if compiled else ''}", ours(what, options))
+                show(f"{first} {stage}{' compiled' if compiled else ''}", ours(what, options))
+
+
+def make_run(stage: Stage, plan_name: str, options: argparse.Namespace) -> Run:
+    """As a training does it by itself, with patches as small as asked for."""
+    return Run(stage=stage, plan_name=plan_name, shrink=1 if plan_name == SMALL else options.shrink)
 
 
 def main() -> None:

@@ -12,6 +12,17 @@ from kitspipe import __version__, console, errors
 from kitspipe.arguments.commands import COMMANDS
 from kitspipe.arguments.shared import Parser
 
+ENVIRONMENT = {
+    # Waiting threads spin for microseconds only, then sleep: on a machine that does other work
+    # too, training is then several times as fast. OpenMP takes this at its start only, so before
+    # torch comes in; the second line is for GNU's, which the first would not let spin at all.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "4000",
+    # Large pages for torch's maps: half the time of what reads and writes each value once.
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
+"""What libraries read at their start; every command sets it before torch comes in."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command named by the program (`kitspipe_train`) or by the first argument.
@@ -38,13 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, options: dict[str, object]) -> int:
-    # Waiting threads spin for microseconds only, then sleep: on a machine that does other work
-    # too, training is then several times as fast. OpenMP takes this at its start only, so before
-    # torch comes in; the second line is for GNU's, which the first would not let spin at all.
-    os.putenv("OMP_WAIT_POLICY", "PASSIVE")
-    os.putenv("GOMP_SPINCOUNT", "4000")
-    # Large pages for torch's maps: half the time of what reads and writes each value once.
-    os.putenv("THP_MEM_ALLOC_ENABLE", "1")
+    for name, value in ENVIRONMENT.items():
+        os.putenv(name, value)
     # Imported only now, so that --help and wrong arguments are answered at once.
     from kitspipe import pipeline
 
