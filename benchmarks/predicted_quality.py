@@ -42,6 +42,7 @@ BIN = Path(sys.executable).parent
 SEED = 1
 LOW = {"kidney": 0.9, "tumor": 0.7}
 RESAMPLES = 2000
+KINDS = ("noise", "blur", "shifted HU", "less contrast")
 Array = NDArray[np.float64]
 
 
@@ -170,6 +171,12 @@ def main() -> None:
         for stage, found in by_stage.items():
             tell(f"{name}, {stage}", found)
             tell(f"{name}, not spoiled, {stage}", found[::2])
+            for number, kind in enumerate(KINDS):
+                some = found[1::2][number :: len(KINDS)]
+                dice, agreement = (
+                    f"{np.nanmin(some[:, n]):.2f} to {np.nanmax(some[:, n]):.2f}" for n in (0, 1)
+                )
+                print(f"{name}, {kind}, {stage}: true Dice {dice}, agreement {agreement}")
             print(f"{name}, {stage}, in the order of the review pages")
             tell_order(found, order)
 
