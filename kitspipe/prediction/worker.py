@@ -113,7 +113,8 @@ def _until_idle(lines: queue.SimpleQueue[bytes]) -> Iterator[bytes]:
 
 
 def _listen(connection: socket.socket, lines: queue.SimpleQueue[bytes]) -> None:
-    with connection.makefile("rb") as stream:
+    # Reset, where the command died before it read the last answer.
+    with suppress(ConnectionResetError), connection.makefile("rb") as stream:
         for line in stream:
             lines.put(line)
     # Whatever the main thread does, nobody waits for it any more.
