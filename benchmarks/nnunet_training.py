@@ -7,6 +7,7 @@ Runs with the Python of nnU-Net's environment; prints numbers as JSON in its las
 
 import json
 import math
+import multiprocessing
 import os
 import resource
 import statistics
@@ -66,7 +67,9 @@ def main() -> None:
         ),
         flush=True,
     )
-    # Its loading processes would be waited for.
+    # Its loading processes would be waited for, here and by whoever reads what they could print.
+    for child in multiprocessing.active_children():
+        child.kill()
     os._exit(0)
 
 

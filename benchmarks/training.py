@@ -36,7 +36,7 @@ from process_tree import run
 from kitspipe.cli import ENVIRONMENT
 from kitspipe.networks.device import Precision, autocast, peak_bytes, pick_device
 from kitspipe.planning.memory import stage_bytes
-from kitspipe.planning.plan import Plan
+from kitspipe.planning.plan import KidneyPlan, Plan
 from kitspipe.planning.planner import read_plan, training_key
 from kitspipe.preprocessing.preprocess import open_cases
 from kitspipe.training.loader import Batch
@@ -96,7 +96,10 @@ def shrunk(plan: Plan, stage: Stage, by: int) -> Plan:
     divisor = part.network.divisor
     each = [divisor] * len(part.patch_size) if isinstance(divisor, int) else divisor
     patch = tuple(max(d, n // by // d * d) for n, d in zip(part.patch_size, each, strict=True))
-    return msgspec.structs.replace(plan, **{stage: msgspec.structs.replace(part, patch_size=patch)})
+    changes: dict[str, object] = {"patch_size": patch}
+    if isinstance(part, KidneyPlan):
+        changes["window_stride"] = tuple(map(min, part.window_stride, patch))
+    return msgspec.structs.replace(plan, **{stage: msgspec.structs.replace(part, **changes)})
 
 
 def make_task(stage: Stage, plan: Plan, place: Workspace) -> TrainingTask:
