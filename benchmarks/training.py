@@ -90,22 +90,27 @@ def their_folder(work: Path) -> Path:
     return work / "nnunet_preprocessed" / "Dataset001_Kidneys"
 
 
-def shrunk(plan: Plan, stage: Stage, by: int) -> Plan:
-    """The plan with smaller patches, still such that the network can halve them."""
-    part = plan.stage(stage)
+def measured(plan: Plan, what: Run, steps: int) -> Plan:
+    """The plan with patches as small as asked for, such that the network can still halve them.
+
+    Its epoch is as long as the measurement: the paper's shows each case once, two here.
+    """
+    part = plan.stage(what.stage)
     divisor = part.network.divisor
     each = [divisor] * len(part.patch_size) if isinstance(divisor, int) else divisor
-    patch = tuple(max(d, n // by // d * d) for n, d in zip(part.patch_size, each, strict=True))
+    sizes = zip(part.patch_size, each, strict=True)
+    patch = tuple(max(d, n // what.shrink // d * d) for n, d in sizes)
     changes: dict[str, object] = {"patch_size": patch}
     if isinstance(part, KidneyPlan):
         changes["window_stride"] = tuple(map(min, part.window_stride, patch))
-    return msgspec.structs.replace(plan, **{stage: msgspec.structs.replace(part, **changes)})
+    changes["schedule"] = msgspec.structs.replace(part.schedule, steps_per_epoch=steps + 1)
+    return msgspec.structs.replace(plan, **{what.stage: msgspec.structs.replace(part, **changes)})
 
 
-def make_task(stage: Stage, plan: Plan, place: Workspace) -> TrainingTask:
-    """The stage's task over all cases."""
+def make_task(stage: Stage, whole: Plan, plan: Plan, place: Workspace) -> TrainingTask:
+    """The stage's task over all cases, whose arrays were made for the whole patches."""
     ids = sorted(folder.name for folder in place.preprocessed_folder(stage).iterdir())
-    cases = open_cases(place, stage, plan, ids)
+    cases = open_cases(place, stage, whole, ids)
     if stage == "kidney":
         return kidney_task(plan, cases, cases)
     return tumor_task(plan, cases, cases, predict_region=lambda *_: None)  # type: ignore[arg-type,return-value]
@@ -114,12 +119,10 @@ def make_task(stage: Stage, plan: Plan, place: Workspace) -> TrainingTask:
 def measure(what: Run, options: argparse.Namespace) -> None:
     """A few steps of ours, in this process; prints numbers as JSON."""
     place = Workspace(root=options.work / "ours", plan_name=what.plan_name)
-    plan = read_plan(place)
-    # Arrays were made for the whole patches: opened with that plan's key, read by smaller ones.
-    task = make_task(what.stage, plan, place)
-    smaller = shrunk(plan, what.stage, what.shrink)
-    task = _with_patches(task, smaller, place) if what.shrink > 1 else task
-    part, device = smaller.stage(what.stage), pick_device(options.device)
+    whole = read_plan(place)
+    plan = measured(whole, what, options.steps)
+    task = make_task(what.stage, whole, plan, place)
+    part, device = plan.stage(what.stage), pick_device(options.device)
     given = FoldOptions(
         device=device,
         workers=options.workers,
@@ -144,13 +147,6 @@ def measure(what: Run, options: argparse.Namespace) -> None:
             }
         )
     )
-
-
-def _with_patches(task: TrainingTask, plan: Plan, place: Workspace) -> TrainingTask:
-    cases = task.sampler.cases
-    if task.stage == "kidney":
-        return kidney_task(plan, cases, cases)
-    return tumor_task(plan, cases, cases, predict_region=lambda *_: None)  # type: ignore[arg-type,return-value]
 
 
 def timed(
