@@ -29,6 +29,7 @@ from typing import Any
 import blosc2
 import numpy as np
 import torch
+from preprocess import nnunet_environment
 from process_tree import run
 
 from kitspipe.imaging.volume import Box
@@ -102,15 +103,8 @@ def their_seconds(python: Path, work: Path, patch: tuple[int, ...], count: int) 
     """Processor time of a sample of nnU-Net's."""
     script = Path(__file__).with_name("nnunet_loader.py")
     dataset = work / "nnunet_preprocessed" / "Dataset001_Kidneys"
-    environment = {
-        name: str(work / folder)
-        for name, folder in (
-            ("nnUNet_raw", "nnunet_raw"),
-            ("nnUNet_preprocessed", "nnunet_preprocessed"),
-            ("nnUNet_results", "nnunet_results"),
-        )
-    }
-    found = run([python, script, dataset, *map(str, patch), str(count)], environment)
+    command = [python, script, dataset, *map(str, patch), str(count)]
+    found = run(command, nnunet_environment(work))
     return float(json.loads(found.output.splitlines()[-1])["cpu"])
 
 

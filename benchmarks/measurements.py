@@ -137,6 +137,13 @@ def _ranges(measured: Sequence[CaseMeasurement]) -> None:
     scores = [tumor.renal for tumor in tumors if tumor.renal is not None]
     print(f"{len(measured)} cases, {len(kidneys)} kidneys, {len(tumors)} tumors")
     _range("kidney, tissue ml", [kidney.parenchyma_ml for kidney in kidneys])
+    with_tumor = [
+        kidney.parenchyma_ml
+        for case in measured
+        for kidney in case.kidneys
+        if kidney.side in {tumor.side for tumor in case.tumors}
+    ]
+    _range(f"{len(with_tumor)} kidneys with tumor, tissue ml", with_tumor)
     _range("kidney, length mm", [kidney.length_mm for kidney in kidneys])
     for name in ("axial_diameter_mm", "perpendicular_mm", "diameter_3d_mm", "sphere_diameter_mm"):
         _range(f"tumor, {name}", [getattr(tumor, name) for tumor in tumors])

@@ -28,7 +28,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocess import link_for_nnunet
+from preprocess import link_for_nnunet, nnunet_environment
 from process_tree import Run, run
 
 GIB = 1024**3
@@ -181,14 +181,7 @@ def nnunet(python: Path, work: Path) -> dict[str, dict[str, float]]:
     """Windows and seconds of nnU-Net per scan, from its own code."""
     dataset = work / "nnunet_raw" / "Dataset001_Kidneys"
     link_for_nnunet(work / "raw", dataset)
-    description = json.loads((dataset / "dataset.json").read_text())
-    description["numTraining"] = len(SCANS)
-    (dataset / "dataset.json").write_text(json.dumps(description))
-    environment = {
-        "nnUNet_raw": str(work / "nnunet_raw"),
-        "nnUNet_preprocessed": str(work / "nnunet_preprocessed"),
-        "nnUNet_results": str(work / "nnunet_results"),
-    }
+    environment = nnunet_environment(work)
     commands = python.parent
     if not (work / "nnunet_preprocessed" / dataset.name / "nnUNetPlans.json").exists():
         run([commands / "nnUNetv2_extract_fingerprint", "-d", "1", "-np", "1"], environment)

@@ -63,14 +63,16 @@ def link_for_nnunet(raw: Path, dataset: Path) -> None:
     (dataset / "dataset.json").write_text(json.dumps(description))
 
 
+def nnunet_environment(work: Path) -> dict[str, str]:
+    """Where nnU-Net finds its folders, all in one."""
+    names = ("raw", "preprocessed", "results")
+    return {f"nnUNet_{name}": str(work / f"nnunet_{name}") for name in names}
+
+
 def nnunet(commands: Path, work: Path, jobs: int) -> Run:
     """nnU-Net's three steps from nothing."""
     shutil.rmtree(work / "nnunet_preprocessed", ignore_errors=True)
-    environment = {
-        "nnUNet_raw": str(work / "nnunet_raw"),
-        "nnUNet_preprocessed": str(work / "nnunet_preprocessed"),
-        "nnUNet_results": str(work / "nnunet_results"),
-    }
+    environment = nnunet_environment(work)
     parts = [
         run([commands / "nnUNetv2_extract_fingerprint", "-d", "1", "-np", str(jobs)], environment),
         run([commands / "nnUNetv2_plan_experiment", "-d", "1"], environment),

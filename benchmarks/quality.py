@@ -33,7 +33,7 @@ from pathlib import Path
 
 import numpy as np
 from msgspec.structs import replace
-from preprocess import link_for_nnunet
+from preprocess import link_for_nnunet, nnunet_environment
 from process_tree import run
 from scores import CaseScore, interval, score_case
 
@@ -185,11 +185,9 @@ def nnunet(work: Path, python: Path, minutes: float, memory_gib: float, device: 
     masks, name = place / "predictions", "Dataset001_Kidneys"
     if (place / "quality.json").exists():
         return masks
-    link_for_nnunet(work / "raw", place / "raw" / name)
-    environment = {
-        f"nnUNet_{part}": str(place / part) for part in ("raw", "preprocessed", "results")
-    }
-    if not (place / "preprocessed" / name / "nnUNetPlans_3d_fullres").exists():
+    link_for_nnunet(work / "raw", place / "nnunet_raw" / name)
+    environment = nnunet_environment(place)
+    if not (place / "nnunet_preprocessed" / name / "nnUNetPlans_3d_fullres").exists():
         commands = python.parent
         run([commands / "nnUNetv2_extract_fingerprint", "-d", "1", "-np", "1"], environment)
         run(
@@ -208,7 +206,7 @@ def nnunet(work: Path, python: Path, minutes: float, memory_gib: float, device: 
         )
     shutil.rmtree(masks, ignore_errors=True)
     masks.mkdir(parents=True)
-    command = [python, HERE / "nnunet_quality.py", place / "preprocessed" / name, place]
+    command = [python, HERE / "nnunet_quality.py", place / "nnunet_preprocessed" / name, place]
     run(
         [*command, work / "held_out", masks, str(60 * minutes), device],
         {**environment, "nnUNet_n_proc_DA": "2"},

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import msgspec
 import torch
-from preprocess import link_for_nnunet, nnunet, paint
+from preprocess import link_for_nnunet, nnunet, nnunet_environment, paint
 from process_tree import run
 
 from kitspipe.cli import ENVIRONMENT
@@ -187,8 +187,7 @@ def theirs(options: argparse.Namespace) -> dict[str, float]:
     script = Path(__file__).with_name("nnunet_training.py")
     command = [options.nnunet_python, script, their_folder(options.work), options.steps]
     command += [options.shrink, str(pick_device(options.device))]
-    names = ("raw", "preprocessed", "results")
-    folders = {f"nnUNet_{name}": str(options.work / f"nnunet_{name}") for name in names}
+    folders = nnunet_environment(options.work)
     return _last_json(command, {**folders, "nnUNet_n_proc_DA": str(options.workers)})
 
 

@@ -125,6 +125,15 @@ def test_tests_mirror_the_package():
     assert tested <= modules
 
 
+@pytest.mark.parametrize("module", ["prediction.predict", "evaluation.report"])
+def test_commands_that_only_find_record_and_show_do_not_wait_for_torch(module):
+    code = f"import kitspipe.{module}, sys; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.split() == ["False"]
+
+
 @pytest.mark.parametrize("module", ["cli", "planning.plan", "console", "workspace", "errors"])
 def test_what_answers_help_imports_nothing_heavy(module):
     heavy = {"torch", "SimpleITK", "scipy", "numpy", "matplotlib", "joblib"}

@@ -18,8 +18,8 @@ import pytest
 import torch
 from forked_command import Limits, run, start
 from safetensors.torch import load_file
-from small_data import write_cases
 from small_plans import SCHEDULE, small_kidney_plan, small_plan, small_tumor_plan
+from trained_folders import copy, fold, prepare
 
 from kitspipe.errors import ALL_DONE, STOPPED, WRONG_REQUEST
 from kitspipe.planning.document import write_document
@@ -48,13 +48,7 @@ def make_plan(**edits):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Planned and preprocessed."""
-    folder = tmp_path_factory.mktemp("prepared")
-    write_cases(folder / "raw", 6)
-    write_document(folder / "plans" / "default.json", make_plan())
-    done = run(folder, "plan_and_preprocess", "-d", folder / "raw", "-j", 1)
-    assert done.status == ALL_DONE, done.said
-    return folder
+    return prepare(tmp_path_factory.mktemp("prepared"), make_plan(), cases=6)
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +64,6 @@ def undisturbed(prepared, tmp_path_factory):
 @pytest.fixture
 def folder(prepared, tmp_path):
     return copy(prepared, tmp_path)
-
-
-def copy(prepared, folder):
-    for name in ("plans", "preprocessed"):
-        shutil.copytree(prepared / name, folder / name)
-    return folder
-
-
-def fold(folder, stage="kidney"):
-    return folder / "results" / "default" / stage / "fold_0"
 
 
 def trained(folder):

@@ -108,8 +108,8 @@ def validate_tumor(
 
     def inside_reference(image: Volume, reference: Volume) -> Volume:
         kidney = kidney_mask(reference, values)
-        classes = tumors_in(image, kidney, cascade).classes
-        return Volume(array=merge(kidney, classes, values), grid=image.grid)
+        lesions, _ = tumors_in(image, kidney, cascade)
+        return Volume(array=merge(kidney, lesions.classes, values), grid=image.grid)
 
     def whole_cascade(image: Volume, _: Volume) -> Volume:
         return segment(image, cascade).labels

@@ -209,6 +209,13 @@ class Box:
             stop=tuple(map(max, self.stop, other.stop)),  # type: ignore[arg-type]
         )
 
+    def overlap(self, other: Box) -> Box:
+        """What this and another one have in common; they must meet."""
+        return Box(
+            start=tuple(map(max, self.start, other.start)),  # type: ignore[arg-type]
+            stop=tuple(map(min, self.stop, other.stop)),  # type: ignore[arg-type]
+        )
+
     @staticmethod
     def around(mask: NDArray[np.bool_]) -> Box | None:
         """The smallest box that holds all True of a mask (Z, Y, X); None for an empty mask."""

@@ -1,8 +1,7 @@
 """How far the members of a prediction agree on a case.
 
-Members are the networks where there are several, each with the mean of its mirrored passes; of a
-single network they are its mirrored passes. Votes are counted patch by patch, so that no member's
-mask is ever kept.
+Votes are counted patch by patch, so that no member's mask is ever kept (`passes.py` says who is a
+member). Records and pages read this, too: no torch here.
 """
 
 from __future__ import annotations
@@ -12,9 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from kitspipe.planning.calibration import Calibration, Share
 from kitspipe.planning.document import Document
@@ -38,43 +35,6 @@ class CaseQuality(Document, frozen=True, kw_only=True):
     expected_tumor_dice: Share | None = None
 
 
-class Ballot:
-    """The members' votes in one batch of patches.
-
-    Args:
-        threshold: probability from which on a voxel is in a mask.
-    """
-
-    def __init__(self, threshold: float) -> None:
-        self.threshold = threshold
-        self._votes, self._own = torch.zeros((), dtype=torch.uint8), torch.zeros(())
-        self._passes = 0
-
-    def cast(self, probability: Tensor, *, networks: int, passes: int) -> None:
-        """Take one pass; those of a network come one after the other.
-
-        Args:
-            probability: (N, K, ...); the first class is voted on, where no other is likelier.
-            networks: how many take part.
-            passes: of each.
-        """
-        if networks > 1 and passes > 1:
-            self._own = probability if self._passes == 0 else self._own + probability
-            self._passes = (self._passes + 1) % passes
-            if self._passes:
-                return
-            probability = self._own / passes
-        first = probability[:, 0]
-        vote = (first >= self.threshold) & (first >= probability.amax(dim=1))
-        self._votes = self._votes.to(vote.device) + vote
-
-    @property
-    def votes(self) -> NDArray[np.uint8]:
-        """(N, ...), how many members have each voxel in their mask."""
-        votes: NDArray[np.uint8] = self._votes.cpu().numpy()
-        return votes
-
-
 class Votes:
     """Voxels by how many of a stage's members have them in their masks.
 
@@ -85,10 +45,6 @@ class Votes:
     def __init__(self, members: int) -> None:
         self.members = members
         self.counts: NDArray[np.float64] = np.zeros(members + 1)
-
-    def clear(self) -> None:
-        """Forget all voxels, before they are looked at anew."""
-        self.counts[:] = 0
 
     def add(self, votes: NDArray[np.uint8], weights: NDArray[np.float32] | None = None) -> None:
         """Count voxels.

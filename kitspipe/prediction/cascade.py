@@ -22,8 +22,9 @@ from kitspipe.planning.plan import Plan
 from kitspipe.prediction.agreement import Votes
 from kitspipe.prediction.effort import PLAIN, Effort
 from kitspipe.prediction.kidney_mask import Kidneys, Observe, kidneys_on_scan
-from kitspipe.prediction.kidneys import KidneyStage, flips
-from kitspipe.prediction.postprocess import clean_lesions, merge
+from kitspipe.prediction.kidneys import KidneyStage
+from kitspipe.prediction.passes import flips
+from kitspipe.prediction.postprocess import Lesions, clean_lesions, merge
 from kitspipe.prediction.tumors import TumorStage, tumor_classes
 from kitspipe.preprocessing.preprocess import TUMOR_CLASS
 from kitspipe.preprocessing.rois import KidneyRoi, clean_kidneys, kidney_rois
@@ -55,16 +56,20 @@ class Cascade:
     observe: Observe | None = None
     calibrations: Mapping[Members, Mapping[Stage, Calibration]] = field(default_factory=dict)
 
+    def networks(self, stage: Stage) -> Sequence[ResUNet3D | VNet25D]:
+        """Those of a stage."""
+        return self.kidney if stage == "kidney" else self.tumor
+
     def members(self, stage: Stage) -> int:
         """Networks of a stage; of a single one its passes."""
-        networks = len(self.kidney if stage == "kidney" else self.tumor)
+        networks = len(self.networks(stage))
         axes = self.plan.stage(stage).augmentation.mirror_axes
         return networks if networks > 1 else len(flips(axes, mirror=self.effort.mirror))
 
     def calibration(self, stage: Stage) -> Calibration | None:
         """What the agreement of such members lets expect; None where that is unknown."""
-        networks = len(self.kidney if stage == "kidney" else self.tumor)
-        return self.calibrations.get("folds" if networks > 1 else "mirrored", {}).get(stage)
+        members: Members = "folds" if len(self.networks(stage)) > 1 else "mirrored"
+        return self.calibrations.get(members, {}).get(stage)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -87,23 +92,6 @@ class Prediction:
     agreement: dict[Stage, float]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Lesions:
-    """The second stage's result, cleaned, on the scan's own voxels.
-
-    Args:
-        classes: (Z, Y, X) 0 background, 1 tumor, 2 cyst.
-        rois: where was looked.
-        no_kidney: (Z, Y, X), kidneys that are lesion through and through, so none.
-        no_kidney_ml: volume of each of them.
-    """
-
-    classes: NDArray[np.uint8]
-    rois: tuple[KidneyRoi, ...]
-    no_kidney: NDArray[np.bool_]
-    no_kidney_ml: tuple[float, ...]
-
-
 def segment(image: Volume, cascade: Cascade) -> Prediction:
     """Kidneys, tumors and cysts of a scan.
 
@@ -117,16 +105,16 @@ def segment(image: Volume, cascade: Cascade) -> Prediction:
     votes = {stage: Votes(cascade.members(stage)) for stage in STAGES}
     kidneys = find_kidneys(image, cascade, votes["kidney"])
     found = time.perf_counter()
-    lesions = tumors_in(image, kidneys.mask, cascade, votes["tumor"])
+    lesions, rois = tumors_in(image, kidneys.mask, cascade, votes["tumor"])
     labels = np.zeros(image.grid.shape, np.uint8)
     # The rest is never touched, so that it takes no memory.
-    for box in (*kidneys.boxes, *(roi.box for roi in lesions.rois)):
+    for box in (*kidneys.boxes, *(roi.box for roi in rois)):
         kidney = kidneys.mask[box.slices] & ~lesions.no_kidney[box.slices]
         labels[box.slices] = merge(kidney, lesions.classes[box.slices], cascade.plan.labels)
     done = time.perf_counter()
     return Prediction(
         labels=Volume(array=labels, grid=image.grid),
-        rois=lesions.rois,
+        rois=rois,
         seconds={"kidney": round(found - started, 3), "tumor": round(done - found, 3)},
         warnings=_warnings(kidneys, lesions),
         agreement={stage: of_stage.agreement for stage, of_stage in votes.items()},
@@ -153,8 +141,8 @@ def find_kidneys(image: Volume, cascade: Cascade, votes: Votes | None = None) ->
 
 def tumors_in(
     image: Volume, kidney: NDArray[np.bool_], cascade: Cascade, votes: Votes | None = None
-) -> Lesions:
-    """Tumors and cysts in all kidneys.
+) -> tuple[Lesions, tuple[KidneyRoi, ...]]:
+    """Tumors and cysts in all kidneys, on the scan's own voxels, and where was looked.
 
     Args:
         image: int16 HU, the whole scan.
@@ -188,7 +176,7 @@ def tumors_in(
         )
         classes[within.slices], no_kidney[within.slices] = cleaned.classes, cleaned.no_kidney
         no_kidney_ml = cleaned.no_kidney_ml
-    return Lesions(classes=classes, rois=rois, no_kidney=no_kidney, no_kidney_ml=no_kidney_ml)
+    return Lesions(classes=classes, no_kidney=no_kidney, no_kidney_ml=no_kidney_ml), rois
 
 
 def _warnings(kidneys: Kidneys, lesions: Lesions) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
 
 import numpy as np
 import torch
@@ -21,12 +20,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kitspipe.imaging.volume import MINIMAL_HU, Box, Grid, Shape
-from kitspipe.networks.batches import forward_in_parts
 from kitspipe.networks.device import autocast
 from kitspipe.networks.resunet3d import ResUNet3D
 from kitspipe.planning.plan import KidneyPlan
-from kitspipe.prediction.agreement import Ballot, Votes
+from kitspipe.prediction.agreement import Votes
 from kitspipe.prediction.effort import Effort
+from kitspipe.prediction.passes import Ballot, flips, mean_probability
 from kitspipe.prediction.search import MARGIN_MM, Possible, body_box, search, thin_depth
 from kitspipe.prediction.windows import (
     Part,
@@ -35,6 +34,7 @@ from kitspipe.prediction.windows import (
     predict_windows,
     spans_of,
     starts_over,
+    window_slices,
     windows_that_count,
 )
 from kitspipe.preprocessing.intensity import background_value, normalize
@@ -46,7 +46,6 @@ _COARSEST_MM = 5.0
 """Voxels of a coarser decoder level that still show a kidney's border."""
 _SEARCH_BELOW = 2
 _MOST_LOOKS = 3
-_AXES = {"z": -3, "y": -2, "x": -1}
 
 _Logits = Callable[[ResUNet3D, Tensor], Tensor]
 
@@ -73,7 +72,7 @@ class KidneyStage:
         plan: the stage's.
         device: where they run.
         effort: what is left out.
-        votes: gets those of the members in the last close look.
+        votes: gets those of the members in the close look.
     """
 
     networks: Sequence[ResUNet3D]
@@ -182,7 +181,7 @@ class KidneyStage:
             for window in self._windows(possible):
                 if window not in done:
                     done.add(window)
-                    patch = hu[self._place(window)]
+                    patch = hu[window_slices(window, self.plan.patch_size)]
                     weights = part.weights(window)
                     part.add(window, forward(patch, weights), weights)
             found = part.probability(box) >= KIDNEY_THRESHOLD
@@ -190,12 +189,8 @@ class KidneyStage:
             if not more:
                 break
             possible = possible.only(more)
-            box = _common(box.around_both(possible.box or box), part.box)
+            box = box.around_both(possible.box or box).overlap(part.box)
         return [Region(probability=part.probability(box), grid=grid.crop(box).refined(refinement))]
-
-    def _place(self, window: Window) -> tuple[slice, ...]:
-        spans = zip(window, self.plan.patch_size, strict=True)
-        return tuple(slice(span.start, span.start + size) for span, size in spans)
 
     def _windows(self, possible: Possible) -> list[Window]:
         """The plan's windows that count there, or fewer over it, as the effort says."""
@@ -240,22 +235,14 @@ class KidneyStage:
 
         With weights of that shape, votes are counted.
         """
-        image = torch.from_numpy(patches)[:, None].to(self.device)
+        networks = [partial(logits_of, network) for network in self.networks]
         turned = flips(self.plan.augmentation.mirror_axes, mirror=self.effort.mirror)
-        ballot = None if self.votes is None or weights is None else Ballot(KIDNEY_THRESHOLD)
-        total = torch.zeros(())
-        for network in self.networks:
-            for flip in turned:
-                with autocast(self.device):
-                    logits = forward_in_parts(partial(logits_of, network), image.flip(flip))
-                probability = torch.sigmoid(logits.float()).flip(flip)
-                if ballot is not None:
-                    ballot.cast(probability, networks=len(self.networks), passes=len(turned))
-                total = probability if total.dim() == 0 else total.add_(probability)
-        if ballot is not None and self.votes is not None:
-            self.votes.add(ballot.votes, weights)
-        mean: NDArray[np.float32]
-        mean = total.div_(len(self.networks) * len(turned))[:, 0].cpu().numpy()
+        image = torch.from_numpy(patches)[:, None].to(self.device)
+        if self.votes is None or weights is None:
+            return mean_probability(networks, image, turned)[:, 0]
+        ballot = Ballot(KIDNEY_THRESHOLD, networks=len(networks), passes=len(turned))
+        mean = mean_probability(networks, image, turned, ballot)[:, 0]
+        self.votes.add(ballot.votes, weights)
         return mean
 
     @staticmethod
@@ -274,17 +261,6 @@ class KidneyStage:
         )
         sides = [(b, pad - b) for b, pad in zip(before, pads, strict=True)]
         return np.pad(hu, sides, constant_values=MINIMAL_HU), grid.crop(box)
-
-
-def flips(axes: Sequence[str], *, mirror: bool) -> list[tuple[int, ...]]:
-    """Axes to flip, counted from the last, for each look: all combinations, none first.
-
-    Args:
-        axes: which a training mirrored, "z", "y", "x".
-        mirror: whether to mirror at all.
-    """
-    places = [_AXES[axis] for axis in axes] if mirror else []
-    return [chosen for n in range(len(places) + 1) for chosen in combinations(places, n)]
 
 
 def _coarse(network: ResUNet3D, image: Tensor, *, below: int) -> Tensor:
@@ -331,10 +307,3 @@ def _grown(box: Box, by: Sequence[int], shape: Shape) -> Box:
         start=tuple(a - n for a, n in zip(box.start, by, strict=True)),  # type: ignore[arg-type]
         stop=tuple(b + n for b, n in zip(box.stop, by, strict=True)),  # type: ignore[arg-type]
     ).clip(shape)
-
-
-def _common(a: Box, b: Box) -> Box:
-    return Box(
-        start=tuple(map(max, a.start, b.start)),  # type: ignore[arg-type]
-        stop=tuple(map(min, a.stop, b.stop)),  # type: ignore[arg-type]
-    )

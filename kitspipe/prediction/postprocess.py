@@ -18,8 +18,8 @@ REACH_MM = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Cleaned:
-    """Lesions by a plan's rules, and kidneys that are none.
+class Lesions:
+    """The second stage's result by a plan's rules, and kidneys that are none.
 
     Args:
         classes: (Z, Y, X) 0 background, 1 tumor, 2 cyst.
@@ -34,11 +34,11 @@ class Cleaned:
 
 def clean_lesions(
     classes: NDArray[np.uint8], kidney: NDArray[np.bool_], grid: Grid, plan: TumorPlan
-) -> Cleaned:
+) -> Lesions:
     """`without_kidney`, then `clean_tumors`; arguments are theirs."""
     no_kidney, no_kidney_ml = without_kidney(kidney, classes, grid, plan.minimal_healthy_ml)
     inside = np.where(no_kidney, np.uint8(0), classes)
-    return Cleaned(
+    return Lesions(
         classes=clean_tumors(inside, kidney & ~no_kidney, grid, plan),
         no_kidney=no_kidney,
         no_kidney_ml=no_kidney_ml,
@@ -91,16 +91,18 @@ def without_kidney(
         (Z, Y, X), structures that have less, lesions included, and their volumes in ml.
     """
     left_out = np.zeros(kidney.shape, np.bool_)
+    if minimal_ml == 0:
+        return left_out, ()
     numbered, count = components(kidney | (classes > 0))
     volumes_ml, predicted_ml, healthy_ml = (
         np.bincount(of, minlength=count + 1) * grid.voxel_ml
         for of in (numbered[numbered > 0], numbered[kidney], numbered[kidney & (classes == 0)])
     )
-    is_kidney = healthy_ml >= max(minimal_ml * (1 - 1e-9), grid.voxel_ml / 2)
+    is_kidney = healthy_ml >= minimal_ml * (1 - 1e-9)
     largest_ml = volumes_ml[is_kidney].max(initial=0.0)
     doubtful = ~is_kidney & (predicted_ml > 0) & (volumes_ml < largest_ml)
     gone_ml = []
-    for number in np.flatnonzero(doubtful) if minimal_ml else ():
+    for number in np.flatnonzero(doubtful):
         structure = numbered == number
         box = Box.around(structure)
         assert box is not None

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from kitspipe.imaging.components import signed_distance
 from kitspipe.imaging.resample import (
@@ -21,14 +20,12 @@ from kitspipe.imaging.resample import (
     slices_used,
 )
 from kitspipe.imaging.volume import Box, Volume
-from kitspipe.networks.batches import forward_in_parts
-from kitspipe.networks.device import autocast
 from kitspipe.networks.vnet25d import VNet25D
 from kitspipe.planning.plan import TumorPlan
-from kitspipe.prediction.agreement import Ballot, Votes
+from kitspipe.prediction.agreement import Votes
 from kitspipe.prediction.effort import PLAIN, Effort
 from kitspipe.prediction.kidney_mask import Observe
-from kitspipe.prediction.kidneys import flips
+from kitspipe.prediction.passes import Ballot, flips, mean_probability
 from kitspipe.preprocessing.intensity import (
     FAR_OUTSIDE,
     background_value,
@@ -182,8 +179,10 @@ def tumor_probability(
         slabs = image[np.clip(middles[:, None] + reach, 0, slices - 1)]
         if plan.network.mask_channel:
             slabs = np.concatenate([slabs, border[middles][:, None]], axis=1)
-        ballot = None if votes is None else Ballot(plan.threshold)
-        mean = _mean_probability(networks, torch.from_numpy(slabs).to(device), turned, ballot)
+        ballot = None
+        if votes is not None:
+            ballot = Ballot(plan.threshold, networks=len(networks), passes=len(turned))
+        mean = mean_probability(networks, torch.from_numpy(slabs).to(device), turned, ballot)
         inside = (..., slice(top, top + height), slice(left, left + width))
         probability[:, middles] = mean[inside].transpose(1, 0, 2, 3) * mask[middles]
         if votes is not None and ballot is not None:
@@ -219,26 +218,6 @@ def classes_of(probability: NDArray[np.float32], threshold: float) -> NDArray[np
         cyst = probability[1]
         classes[(cyst >= threshold) & (cyst > tumor)] = CYST_CLASS
     return classes
-
-
-def _mean_probability(
-    networks: Sequence[VNet25D],
-    slabs: Tensor,
-    turned: Sequence[tuple[int, ...]],
-    ballot: Ballot | None,
-) -> NDArray[np.float32]:
-    """Mean of the networks' probabilities over all flips, (N, K, Y, X) float32."""
-    total: Tensor | float = 0.0
-    for network in networks:
-        for flip in turned:
-            with autocast(slabs.device):
-                logits = forward_in_parts(network, slabs.flip(flip))
-            probability = torch.sigmoid(logits.float()).flip(flip)
-            if ballot is not None:
-                ballot.cast(probability, networks=len(networks), passes=len(turned))
-            total = probability + total
-    mean: NDArray[np.float32] = (total / (len(networks) * len(turned))).cpu().numpy()  # type: ignore[union-attr]
-    return mean
 
 
 def _every(wanted: NDArray[np.intp], step: int) -> NDArray[np.intp]:

@@ -148,6 +148,11 @@ def predict_windows(
     ]
 
 
+def window_slices(window: Window, patch_size: Shape) -> tuple[slice, ...]:
+    """An index of a window's voxels in the volume."""
+    return tuple(slice(s.start, s.start + n) for s, n in zip(window, patch_size, strict=True))
+
+
 class Part:
     """Probabilities in a part of a volume, gathered from windows one after the other.
 
@@ -328,8 +333,7 @@ def _probabilities(
     patch_size: Shape,
 ) -> Iterator[tuple[Window, NDArray[np.float32]]]:
     for window in product(*spans):
-        place = tuple(slice(s.start, s.start + n) for s, n in zip(window, patch_size, strict=True))
-        yield window, forward(image[place][None])[0]
+        yield window, forward(image[window_slices(window, patch_size)][None])[0]
 
 
 def _bell(size: int) -> NDArray[np.float32]:

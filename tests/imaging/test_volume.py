@@ -96,6 +96,13 @@ def test_the_box_around_a_mask_is_the_smallest(mask):
     assert box.stop == tuple(where.max(axis=0) + 1)
 
 
+def test_the_overlap_of_two_boxes_is_what_lies_in_both():
+    a, b = np.zeros((6, 7, 8), bool), np.zeros((6, 7, 8), bool)
+    one, other = Box(start=(1, 0, 2), stop=(5, 4, 8)), Box(start=(0, 2, 3), stop=(4, 7, 6))
+    a[one.slices], b[other.slices] = True, True
+    assert one.overlap(other) == other.overlap(one) == Box.around(a & b)
+
+
 def test_a_dilated_box_grows_by_whole_voxels_and_clips_to_the_array(hard_grid):
     box = Box(start=(3, 3, 3), stop=(5, 5, 5)).dilate(5.0, hard_grid)
     # 5 mm are 2 voxels of 2.5, 8 of 0.7 (7.14), 7 of 0.8 (6.25).

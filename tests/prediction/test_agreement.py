@@ -21,7 +21,7 @@ from kitspipe.imaging.header import header_for
 from kitspipe.imaging.volume import Volume
 from kitspipe.planning.calibration import Calibration
 from kitspipe.planning.document import write_document
-from kitspipe.prediction.agreement import Ballot, Votes, case_quality
+from kitspipe.prediction.agreement import Votes, case_quality
 from kitspipe.prediction.cascade import Cascade, segment
 from kitspipe.prediction.effort import DEFAULT, effort_of
 
@@ -51,24 +51,7 @@ def test_patches_are_counted_together_and_weighed():
     parts.add(votes[:2])
     parts.add(votes[1:], np.array([0, 1, 1, 1], np.float32))
     assert parts.agreement == pytest.approx(whole.agreement)
-    parts.clear()
-    assert math.isnan(parts.agreement)
-
-
-def test_a_network_votes_once_with_the_mean_of_its_passes():
-    ballot = Ballot(0.5)
-    for passes in ((0.9, 0.2, 0.9), (0.9, 0.6, 0.0)), ((0.1, 0.5, 0.9), (0.1, 0.5, 0.0)):
-        for one in passes:
-            ballot.cast(torch.tensor(one)[None, None], networks=2, passes=2)
-    # Means: 0.9, 0.4, 0.45 and 0.1, 0.5, 0.45.
-    assert ballot.votes.tolist() == [[1, 1, 0]]
-
-
-def test_passes_of_a_single_network_vote_each_and_the_likelier_class_wins():
-    ballot = Ballot(0.5)
-    for tumor, cyst in (((0.9, 0.6), (0.1, 0.7)), ((0.7, 0.4), (0.7, 0.1))):
-        ballot.cast(torch.tensor([[tumor, cyst]]), networks=1, passes=2)
-    assert ballot.votes.tolist() == [[2, 0]]
+    assert math.isnan(Votes(2).agreement)
 
 
 def test_a_single_member_has_nothing_to_agree_on():

@@ -9,13 +9,15 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from small_model import Says
 from small_plans import AUGMENTATION, WINDOW, small_kidney_plan
 from torch import nn
 from torch.nn import functional as F
 
 from kitspipe.imaging.volume import Grid
 from kitspipe.prediction.effort import DEFAULT, FAST, PLAIN, effort_of
-from kitspipe.prediction.kidneys import KidneyStage, flips
+from kitspipe.prediction.kidneys import KidneyStage
+from kitspipe.prediction.passes import flips
 
 CPU = torch.device("cpu")
 SPACING = (4.0, 4.0, 4.0)
@@ -191,18 +193,6 @@ def test_mirrored_looks_are_turned_back_and_averaged_in_probability():
 
 
 def test_folds_are_averaged_in_probability_in_the_close_look_too():
-    class Says(nn.Module):
-        def __init__(self, logit):
-            super().__init__()
-            self.logit = logit
-
-        def forward_finest(self, image):
-            return torch.full_like(image, self.logit)
-
-        def forward_coarse(self, image, below):
-            z, y, x = image.shape[2:]
-            return torch.full((1, 1, z // 2, y // 2**below, x // 2**below), self.logit)
-
     hu, grid = np.full(PATCH, KIDNEY, np.int16), Grid(shape=PATCH, spacing=SPACING)
     both = KidneyStage(networks=[Says(0.5), Says(3.0)], plan=plan(), device=CPU, effort=DEFAULT)
     [region] = both.regions(hu, grid)
