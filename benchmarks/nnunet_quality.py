@@ -1,15 +1,16 @@
 """nnU-Net's own trainer for a given time, then its predictions, for `quality.py`.
 
 Runs with the Python of nnU-Net's environment, on its planned and preprocessed 3d_fullres. The
-learning rate falls to its end as the time does, and a CPU that has bfloat16 uses it; nothing else
+learning rate falls to its end as the time does, and a CPU may compute in bfloat16; nothing else
 differs from its default trainer.
 
-    python nnunet_quality.py PREPROCESSED RESULTS IMAGES OUTPUT SECONDS DEVICE
+    python nnunet_quality.py PREPROCESSED RESULTS IMAGES OUTPUT SECONDS DEVICE PRECISION
 """
 
 import json
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 INITIAL_RATE, EXPONENT = 1e-2, 0.9
-HAS_BF16 = torch.cpu._is_amx_tile_supported()
+ON_CPU = torch.autocast("cpu", torch.bfloat16, enabled=sys.argv[7] == "bfloat16")
 
 
 class TimedTrainer(nnUNetTrainer):
@@ -44,7 +45,7 @@ class TimedTrainer(nnUNetTrainer):
             return
         targets = batch["target"]
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BF16):
+        with ON_CPU:
             outputs = self.network(batch["data"])
         loss = self.loss([output.float() for output in outputs], targets)
         loss.backward()
@@ -72,7 +73,7 @@ def main() -> None:
     started = time.monotonic()
     predictor.initialize_from_trained_model_folder(trainer.output_folder_base, ("all",))
     cases = sorted(images.glob("case_*"))
-    with torch.autocast("cpu", torch.bfloat16, enabled=device.type == "cpu" and HAS_BF16):
+    with ON_CPU if device.type == "cpu" else nullcontext():
         predictor.predict_from_files_sequential(
             [[str(case / "imaging.nii.gz")] for case in cases],
             [str(output / case.name) for case in cases],

@@ -16,9 +16,10 @@ The learning rate of "paper" is ten times the paper's, as there are a hundredth 
 of the time goes to each stage.
 
 nnU-Net plans its 3d_fullres for `--gpu-memory` GiB, so that its patches suit the machine, and runs
-in bfloat16 where the CPU has AMX, which its own trainer would not. PYTHON is that of its
+in bfloat16 where ours does on a CPU, which its own trainer would not. PYTHON is that of its
 environment. Planning and preprocessing are not counted, prediction is printed. What is there
-already is kept, so that a stopped run goes on.
+already is kept, so that a stopped run goes on. `--only` makes some of them and prints no table, so
+that two commands, each pinned to a core, can work on one folder.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
 from msgspec.structs import replace
 from preprocess import link_for_nnunet, nnunet_environment
 from process_tree import run
 from scores import CaseScore, interval, score_case
 
 from kitspipe.evaluation.lesions import SIZE_BINS, size_bin
+from kitspipe.networks.device import autocast
 from kitspipe.planning.document import write_document
 from kitspipe.planning.plan import HUWindow, Plan
 from kitspipe.planning.planner import read_plan
@@ -207,8 +210,9 @@ def nnunet(work: Path, python: Path, minutes: float, memory_gib: float, device: 
     shutil.rmtree(masks, ignore_errors=True)
     masks.mkdir(parents=True)
     command = [python, HERE / "nnunet_quality.py", place / "nnunet_preprocessed" / name, place]
+    precision = "bfloat16" if autocast(torch.device(device))._enabled else "float32"
     run(
-        [*command, work / "held_out", masks, str(60 * minutes), device],
+        [*command, work / "held_out", masks, str(60 * minutes), device, precision],
         {**environment, "nnUNet_n_proc_DA": "2"},
     )
     return masks
@@ -267,20 +271,25 @@ def main() -> None:
     parser.add_argument("--spacing", type=float, nargs=3, default=(4.0, 2.0, 2.0), help="mm, Z Y X")
     parser.add_argument("--minutes", type=float, default=12.0, help="that each one trains")
     parser.add_argument("--gpu-memory", type=float, default=1.0, help="that nnU-Net plans for, GiB")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="nnU-Net's")
+    parser.add_argument("--only", nargs="+", help="columns of the table to make now")
     options = parser.parse_args()
     work = options.work.resolve()
     paint(work, options.masks, options.cases, options.held_out, options.spacing)
-    folders = {
-        "planner": ours(work, "planner", lambda plan: plan, ["all"], options.minutes),
-        "nothing left out": predict_anew(work, "planner", nothing_left_out),
-        "two folds": ours(work, "two folds", in_halves, ["0", "1"], options.minutes),
-        "paper": ours(work, "paper", paper_choices, ["all"], options.minutes),
+    minutes = options.minutes
+    ways: dict[str, Callable[[], Path]] = {
+        "planner": lambda: ours(work, "planner", lambda plan: plan, ["all"], minutes),
+        "nothing left out": lambda: predict_anew(work, "planner", nothing_left_out),
+        "two folds": lambda: ours(work, "two folds", in_halves, ["0", "1"], minutes),
+        "paper": lambda: ours(work, "paper", paper_choices, ["all"], minutes),
     }
     if options.nnunet:
-        folders["nnunet"] = nnunet(
-            work, options.nnunet, options.minutes, options.gpu_memory, options.device
+        ways["nnunet"] = lambda: nnunet(
+            work, options.nnunet, minutes, options.gpu_memory, options.device
         )
+    folders = {name: make() for name, make in ways.items() if name in (options.only or ways)}
+    if options.only:
+        return
     held_out = work / "held_out"
     scores = {
         name: {

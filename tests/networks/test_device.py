@@ -1,9 +1,13 @@
+import platform
+from pathlib import Path
+
 import pytest
 import torch
 from small_plans import small_kidney_plan, small_tumor_plan
 
 from kitspipe.errors import UserError
-from kitspipe.networks.device import memory_format, pick_device, put_on
+from kitspipe.networks import device as devices
+from kitspipe.networks.device import autocast, memory_format, pick_device, put_on
 from kitspipe.networks.resunet3d import ResUNet3D
 from kitspipe.networks.vnet25d import VNet25D
 
@@ -100,3 +104,41 @@ def test_a_placed_network_says_the_same(make, shape):
             image.contiguous(memory_format=memory_format(network))
         )
     torch.testing.assert_close(after, before)
+
+
+@pytest.mark.parametrize(
+    ("features", "vendor", "expected"),
+    [
+        ({"amx_tile", "avx512_bf16"}, "GenuineIntel", torch.bfloat16),
+        ({"avx512_bf16"}, "GenuineIntel", None),
+        ({"avx512_bf16"}, "AuthenticAMD", torch.bfloat16),
+        ({"avx512_bf16"}, "", None),
+        (set(), "AuthenticAMD", None),
+    ],
+)
+def test_bfloat16_where_the_processor_is_faster_with_it(monkeypatch, features, vendor, expected):
+    for name in ("amx_tile", "avx512_bf16"):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda n=name: n in features)
+    monkeypatch.setattr(devices, "_cpu_vendor", lambda: vendor)
+    layer, cpu = torch.nn.Conv3d(1, 1, 1), torch.device("cpu")
+    image = torch.zeros(1, 1, 1, 1, 1)
+    with autocast(cpu):
+        assert layer(image).dtype == (expected or torch.float32)
+    with autocast(cpu, "float32"):
+        assert layer(image).dtype == torch.float32
+    with autocast(cpu, "bfloat16"):
+        assert layer(image).dtype == torch.bfloat16
+
+
+def test_torch_that_knows_no_such_feature_computes_in_float32(monkeypatch):
+    for name in ("amx_tile", "avx512_bf16"):
+        monkeypatch.delattr(torch.cpu, f"_is_{name}_supported", raising=False)
+    with autocast(torch.device("cpu")):
+        assert torch.nn.Conv3d(1, 1, 1)(torch.zeros(1, 1, 1, 1, 1)).dtype == torch.float32
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc/cpuinfo")
+def test_the_vendor_is_the_kernels():
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    said = [line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")]
+    assert devices._cpu_vendor() == (said[0] if said else "")
