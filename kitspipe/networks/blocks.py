@@ -19,7 +19,24 @@ _LEAKY_SLOPE = 0.01
 _SE_RATIO, _SE_FLOOR = 16, 4
 _HDC_RATES = (2, 3, 5)
 
-_CONVOLUTIONS: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+
+class Conv3d(nn.Conv3d):
+    """Torch's, but in training on a CPU, maps of two slices are convolved in float32.
+
+    There oneDNN reads beyond the maps for the weights' gradient of a kernel of three slices in
+    bfloat16, which makes it wrong and now and then infinite (seen with torch 2.13, AVX512-bf16).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, Z, Y, X) to (N, D, ...)."""
+        in_bfloat16 = input.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        if not (in_bfloat16 and input.shape[2] == 2 and torch.is_grad_enabled()):
+            return super().forward(input)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(input.float())
+
+
+_CONVOLUTIONS: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: Conv3d}
 _TRANSPOSED: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _NORMS: dict[tuple[Norm, int], type[nn.Module]] = {
     ("instance", 2): nn.InstanceNorm2d,

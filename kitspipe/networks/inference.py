@@ -144,7 +144,7 @@ def _in_slabs(convolution: nn.Module, inputs: tuple[Tensor, ...], into: Tensor) 
 def _replace(module: nn.Module) -> None:
     has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     for name, child in module.named_children():
-        if type(child) is nn.Conv3d and has_onednn:
+        if isinstance(child, nn.Conv3d) and has_onednn:
             setattr(module, name, _Convolution(child))
         elif type(child) is nn.InstanceNorm3d:
             setattr(module, name, _InstanceNorm(child))

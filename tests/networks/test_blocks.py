@@ -1,3 +1,4 @@
+import copy
 from itertools import product
 
 import numpy as np
@@ -112,3 +113,23 @@ def test_down_and_up_by_an_anisotropic_stride_are_inverse_in_size():
     smaller = make.down(2, 4, (1, 2, 2))(x)
     assert smaller.shape == (1, 4, 3, 5, 7)
     assert make.up(4, 2, (1, 2, 2))(smaller).shape == x.shape
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("channels", [4, 32])
+def test_gradients_in_bfloat16_are_those_of_float64(slices, channels):
+    torch.manual_seed(0)
+    layer = Convolutions(3, "none", "leaky_relu").same(channels, channels, 3)
+    image = torch.randn(2, channels, slices, 8, 8)
+    image = image.to(memory_format=torch.channels_last_3d)
+    direct = torch.nn.Sequential(*copy.deepcopy(layer)).double()
+    direct(image.double()).square().sum().backward()
+    # What a kernel reads that is not its own is what was there before.
+    before = [torch.full((1 << 22,), 1e30) for _ in range(3)]
+    del before
+    with torch.autocast("cpu", torch.bfloat16):
+        made = layer(image)
+    made.float().square().sum().backward()
+    for found, expected in zip(layer.parameters(), direct.parameters(), strict=True):
+        error = (found.grad.double() - expected.grad).norm() / expected.grad.norm()
+        assert error < 0.02
