@@ -35,7 +35,8 @@ GIB = 1024**3
 BIN = Path(sys.executable).parent
 HERE = Path(__file__).parent
 MARK_HU = 1500
-STEPS, PATCH = 80, (16, 64, 64)
+RATE = 2e-3
+STEPS, PATCH = 320, (16, 64, 64)
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def trained_kidney(work: Path, plan):  # noqa: ANN001, ANN201
     import torch
 
     from kitspipe.imaging.formats import read_image, read_labels
-    from kitspipe.networks.device import put_on
+    from kitspipe.networks.device import autocast, put_on
     from kitspipe.networks.losses import KidneyLoss
     from kitspipe.networks.resunet3d import ResUNet3D
     from kitspipe.preprocessing.intensity import normalize
@@ -124,9 +125,11 @@ def trained_kidney(work: Path, plan):  # noqa: ANN001, ANN201
         arrays.append(kidney_arrays(image, labels, plan))
     network = put_on(ResUNet3D(plan.kidney.network), torch.device("cpu"))
     loss_of, rng = KidneyLoss(plan.kidney.loss), np.random.default_rng(0)
-    optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
+    optimizer = torch.optim.AdamW(network.parameters(), RATE)
     fine = plan.kidney.network.target_refinement
     for step in range(STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * (1 - step / STEPS)
         images, targets = [], []
         for half in range(2):
             region = arrays[int(rng.integers(len(arrays)))]
@@ -149,11 +152,14 @@ def trained_kidney(work: Path, plan):  # noqa: ANN001, ANN201
             targets.append(region.target[finer] > 0)
         image = torch.from_numpy(np.stack(images))[:, None]
         target = torch.from_numpy(np.stack(targets).astype(np.uint8))
-        loss = loss_of(network(image.to(memory_format=torch.channels_last_3d)), target, 0.0)
+        with autocast(torch.device("cpu")):
+            logits = network(image.to(memory_format=torch.channels_last_3d))
+        loss = loss_of(logits, target, 0.0)
         optimizer.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        if step % 20 == 0 or step == STEPS - 1:
+        if step % 40 == 0 or step == STEPS - 1:
             print(f"  step {step}, loss {float(loss.detach()):.3f}", flush=True)
     return network
 

@@ -100,7 +100,8 @@ class ResUNet3D(nn.Module):
 
     def _decoded(self, image: Tensor, number: int) -> list[Tensor]:
         """Maps of the first `number` decoder levels, coarse to fine, (N, 2 C_k, Z/s, Y/s, X/s)."""
-        x = self.encoder[0](image) + image  # (N, C_0, Z, Y, X)
+        x = self.encoder[0](image)
+        x = x + image.to(x.dtype)  # (N, C_0, Z, Y, X); under autocast not widened to float32
         skips = [x]
         for down, encoder in zip(self.down, self.encoder[1:], strict=True):
             x = down(x)  # (N, C_k, Z/s_k, Y/s_k, X/s_k)
