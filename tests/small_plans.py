@@ -80,6 +80,7 @@ def small_kidney_plan(**edits):
             mu_every=0.03,
             squared_denominator=False,
             cross_entropy_weight=1.0,
+            tumor_weight=4.0,
         ),
         "sampling": KidneySampling(margin_mm=30.0, foreground_share=0.5),
         "augmentation": AUGMENTATION,

@@ -20,8 +20,8 @@ from kitspipe.imaging.volume import Box, Grid, Volume
 from kitspipe.planning.plan import Plan, TumorPlan
 from kitspipe.prediction.postprocess import clean_lesions
 from kitspipe.prediction.tumors import TumorStage, classes_of, lesion_probability
-from kitspipe.preprocessing.preprocess import TUMOR_CLASS
 from kitspipe.preprocessing.rois import clean_kidneys, kidney_rois
+from kitspipe.preprocessing.targets import TUMOR_CLASS
 
 SEEN_ML = 0.1
 """Smaller false tumors are specks, as in `lesions.py`."""

@@ -27,7 +27,8 @@ from kitspipe.prediction.job import Fold, trained_folds
 from kitspipe.prediction.postprocess import merge
 from kitspipe.prediction.run import load_cascade
 from kitspipe.preprocessing.out_of_fold import KidneyValidation
-from kitspipe.preprocessing.preprocess import kidney_mask, source_cases
+from kitspipe.preprocessing.preprocess import source_cases
+from kitspipe.preprocessing.targets import kidney_mask
 from kitspipe.workspace import Stage, Workspace
 
 KIDNEY_FILE, SUMMARY_FILE = "kidney.json", "summary.json"

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from kitspipe.networks import across
 from kitspipe.planning.plan import KidneyLossConfig, TumorLossConfig
+from kitspipe.preprocessing.targets import TUMOR_OF_WHOLE
 
 _SMOOTH = 1.0
 """One voxel: keeps Dice defined on empty targets (the lineage's code has the same)."""
@@ -33,11 +34,12 @@ class KidneyLoss(nn.Module):
 
         Args:
             logits: (N, 1, Z, Y, X) each, coarse to fine, any number of them.
-            target: (N, Z, Y, X) uint8 or bool, above 0 is kidney; may be empty.
+            target: (N, Z, Y, X) uint8 or bool, above 0 is kidney, 2 tumor; may be empty.
             progress: share of the training that is done, in [0, 1).
         """
         g = (target > 0).float()
-        *coarse, finest = (self._map_loss(level[:, 0].float(), g) for level in logits)
+        weight = self._voxel_weights(target)
+        *coarse, finest = (self._map_loss(level[:, 0].float(), g, weight) for level in logits)
         mu = self.mu(progress)
         return torch.stack([*(mu * loss for loss in coarse), finest]).sum()
 
@@ -47,11 +49,17 @@ class KidneyLoss(nn.Module):
         times = math.floor(progress / self.config.mu_every + _ROUNDING)
         return self.config.mu * self.config.mu_decay**times
 
-    def _map_loss(self, logits: Tensor, g: Tensor) -> Tensor:
+    def _voxel_weights(self, target: Tensor) -> Tensor | None:
+        """Of each voxel in the cross-entropy: `tumor_weight` in tumors, else 1; None: all 1."""
+        if self.config.tumor_weight == 1:
+            return None
+        return torch.where(target == TUMOR_OF_WHOLE, self.config.tumor_weight, 1.0)
+
+    def _map_loss(self, logits: Tensor, g: Tensor, weight: Tensor | None) -> Tensor:
         """One map's Dice loss, plus cross-entropy where the plan weighs it."""
         loss = self._dice_loss(logits, g)
         if self.config.cross_entropy_weight:
-            each = F.binary_cross_entropy_with_logits(logits, g, reduction="none")
+            each = F.binary_cross_entropy_with_logits(logits, g, weight, reduction="none")
             cross_entropy = across.mean(each)
             loss = loss + self.config.cross_entropy_weight * cross_entropy
         return loss

@@ -173,8 +173,8 @@ def _kidney_tally(config: ResUNet3DConfig, patch_size: tuple[int, int, int]) -> 
         tally.kept += (with_mask if k > 0 else 1) * wide * voxels[k]
         tally.parameters += wide + 1  # map
     target = voxels[0] * math.prod(config.target_refinement)
-    # Each map's probabilities and, for the cross-entropy, its logits; and the truth.
-    tally.kept += (2 * config.levels + 1) * target
+    # Each map's probabilities and, for the cross-entropy, its logits; the truth and its weights.
+    tally.kept += (2 * config.levels + 2) * target
     return tally
 
 

@@ -129,6 +129,7 @@ class KidneyLossConfig(Document, frozen=True, kw_only=True):
     mu_every: Positive
     squared_denominator: bool
     cross_entropy_weight: NonNegative
+    tumor_weight: Positive
 
 
 class TumorLossConfig(Document, frozen=True, kw_only=True):

@@ -26,8 +26,8 @@ from kitspipe.prediction.kidneys import KidneyStage
 from kitspipe.prediction.passes import flips
 from kitspipe.prediction.postprocess import Lesions, clean_lesions, merge
 from kitspipe.prediction.tumors import TumorStage, tumor_classes
-from kitspipe.preprocessing.preprocess import TUMOR_CLASS
 from kitspipe.preprocessing.rois import KidneyRoi, clean_kidneys, kidney_rois
+from kitspipe.preprocessing.targets import TUMOR_CLASS
 from kitspipe.workspace import STAGES, Stage
 
 _MANY_KIDNEYS = 2

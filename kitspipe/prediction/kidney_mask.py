@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from kitspipe.imaging.resample import resample_image, resample_linear
 from kitspipe.imaging.volume import Box, Grid, Volume
 from kitspipe.prediction.kidneys import KIDNEY_THRESHOLD, KidneyStage, Region
-from kitspipe.preprocessing.preprocess import target_grid
 from kitspipe.preprocessing.rois import clean_kidneys
+from kitspipe.preprocessing.targets import target_grid
 
 Observe = Callable[[str, NDArray[np.float32], Grid], None]
 """Takes a class, the probability of it (Z, Y, X), and the grid that it lies on."""

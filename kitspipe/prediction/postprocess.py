@@ -11,7 +11,7 @@ from scipy import ndimage
 from kitspipe.imaging.components import components, dilate, largest_component, remove_small
 from kitspipe.imaging.volume import Box, Grid
 from kitspipe.planning.plan import Labels, TumorPlan
-from kitspipe.preprocessing.preprocess import CYST_CLASS, TUMOR_CLASS
+from kitspipe.preprocessing.targets import CYST_CLASS, TUMOR_CLASS
 
 REACH_MM = 10.0
 """As far from its kidney as a tumor is looked for."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,8 +33,10 @@ from kitspipe.preprocessing.intensity import (
     border_channel,
     tumor_view,
 )
-from kitspipe.preprocessing.preprocess import CYST_CLASS, TUMOR_CLASS, target_grid
-from kitspipe.preprocessing.store import TrainingCase
+from kitspipe.preprocessing.targets import CYST_CLASS, TUMOR_CLASS, target_grid
+
+if TYPE_CHECKING:  # what opens stores is slow to import, and a prediction opens none
+    from kitspipe.preprocessing.store import TrainingCase
 
 _SLICES_AT_ONCE = 16
 _PIXELS_AT_ONCE = 16 * 208 * 208

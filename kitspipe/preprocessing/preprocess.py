@@ -21,10 +21,10 @@ from kitspipe.imaging.components import signed_distance
 from kitspipe.imaging.formats import read_image, read_labels
 from kitspipe.imaging.resample import resample_image, resample_labels
 from kitspipe.imaging.values import count_labels
-from kitspipe.imaging.volume import Grid, Triple, Volume
+from kitspipe.imaging.volume import Volume
 from kitspipe.planning.document import as_read, read_document
 from kitspipe.planning.fingerprint import Fingerprint, file_sha256
-from kitspipe.planning.plan import AxisSpacing, Labels, Plan
+from kitspipe.planning.plan import Labels, Plan
 from kitspipe.preprocessing.rois import clean_kidneys, kidney_rois
 from kitspipe.preprocessing.store import (
     CaseRecord,
@@ -37,13 +37,18 @@ from kitspipe.preprocessing.store import (
     read_record,
     write_case,
 )
+from kitspipe.preprocessing.targets import (
+    CYST_CLASS,
+    KIDNEY_CLASS,
+    TUMOR_CLASS,
+    TUMOR_OF_WHOLE,
+    kidney_mask,
+    target_grid,
+    tumor_target,
+)
 from kitspipe.workspace import STAGES, Stage, Workspace
 
-TUMOR_CLASS = 1
-CYST_CLASS = 2
-"""Classes of the tumor stage's target; 0 is everything else."""
-
-_ARRAYS_VERSION = 1
+_ARRAYS_VERSION = 2
 _POINTS_PER_KIND = 2000
 
 
@@ -53,27 +58,6 @@ class Preprocessed:
 
     case_id: str
     made: tuple[Stage, ...]
-
-
-def resolve_spacing(
-    target: tuple[AxisSpacing, AxisSpacing, AxisSpacing], spacing: Triple
-) -> Triple:
-    """Target spacing in mm for a scan; `"x2"` means twice the scan's own.
-
-    Args:
-        target: the plan's value in (Z, Y, X).
-        spacing: the scan's in (Z, Y, X), mm.
-    """
-    z, y, x = (
-        own * float(axis[1:]) if isinstance(axis, str) else float(axis)
-        for axis, own in zip(target, spacing, strict=True)
-    )
-    return (z, y, x)
-
-
-def target_grid(target: tuple[AxisSpacing, AxisSpacing, AxisSpacing], grid: Grid) -> Grid:
-    """The grid at the plan's spacing over the extent of a scan or region."""
-    return grid.with_spacing(resolve_spacing(target, grid.spacing))
 
 
 def arrays_key(plan: Plan, stage: Stage, image_sha256: str, labels_sha256: str) -> str:
@@ -235,7 +219,7 @@ def source_cases(workspace: Workspace, stage: Stage, ids: Sequence[str]) -> list
 
 
 def kidney_arrays(image: Volume, labels: Volume, plan: Plan) -> RegionArrays:
-    """The whole scan on the kidney stage's grid; the target is label > 0.
+    """The whole scan on the kidney stage's grid; the target is 1 in the whole kidney, 2 in tumors.
 
     Args:
         image: int16 HU.
@@ -247,8 +231,14 @@ def kidney_arrays(image: Volume, labels: Volume, plan: Plan) -> RegionArrays:
     """
     grid = target_grid(plan.kidney.target_spacing_mm, image.grid)
     refinement = plan.kidney.network.target_refinement
-    whole_kidney = Volume(array=kidney_mask(labels, plan.labels).view(np.uint8), grid=labels.grid)
-    target = resample_labels(whole_kidney, grid.refined(refinement)).array.astype(np.uint8)
+
+    def on_target_grid(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        there = Volume(array=mask.view(np.uint8), grid=labels.grid)
+        return resample_labels(there, grid.refined(refinement)).array.astype(np.uint8)
+
+    # The whole by itself: a third class would take border voxels from it.
+    target = on_target_grid(kidney_mask(labels, plan.labels))
+    target[(on_target_grid(labels.array == plan.labels.tumor) > 0) & (target > 0)] = TUMOR_OF_WHOLE
     coarse = target[tuple(slice(f // 2, None, f) for f in refinement)]
     return RegionArrays(
         name="scan",
@@ -284,7 +274,7 @@ def tumor_arrays(
         crop = labels.crop(roi.box)
         grid = target_grid(plan.tumor.target_spacing_mm, crop.grid)
         classes = resample_labels(
-            Volume(array=_tumor_target(crop.array, plan.labels), grid=crop.grid), grid
+            Volume(array=tumor_target(crop.array, plan.labels), grid=crop.grid), grid
         ).array.astype(np.uint8)
         inside = classes > 0
         if predicted is not None:
@@ -296,7 +286,7 @@ def tumor_arrays(
                 name=roi.name if predicted is None else f"predicted_{roi.name}",
                 grid=grid,
                 image=resample_image(image.crop(roi.box), grid).array.astype(np.int16),
-                target=np.where(classes == _KIDNEY_CLASS, 0, classes).astype(np.uint8),
+                target=np.where(classes == KIDNEY_CLASS, 0, classes).astype(np.uint8),
                 refinement=(1, 1, 1),
                 distance_mm=signed_distance(inside, grid.spacing),
                 points={
@@ -307,29 +297,6 @@ def tumor_arrays(
             )
         )
     return regions
-
-
-def kidney_mask(labels: Volume, values: Labels) -> NDArray[np.bool_]:
-    """The whole kidney: kidney, tumor and cyst together, (Z, Y, X)."""
-    mask = np.zeros(labels.array.shape, bool)
-    # Comparisons go through a large array several times as fast as a lookup.
-    for value in values.values:
-        mask |= labels.array == value
-    return mask
-
-
-_KIDNEY_CLASS = 3
-
-
-def _tumor_target(labels: NDArray[np.generic], values: Labels) -> NDArray[np.uint8]:
-    """Labels to classes: 1 tumor, 2 cyst, 3 the rest of the kidney, so that resampling sees it."""
-    lookup = np.zeros(256, np.uint8)
-    lookup[values.kidney] = _KIDNEY_CLASS
-    lookup[values.tumor] = TUMOR_CLASS
-    if values.cyst is not None:
-        lookup[values.cyst] = CYST_CLASS
-    classes: NDArray[np.uint8] = lookup[labels]
-    return classes
 
 
 def _points(mask: NDArray[np.bool_]) -> NDArray[np.int32]:

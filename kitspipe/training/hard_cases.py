@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kitspipe.preprocessing.preprocess import TUMOR_CLASS
 from kitspipe.preprocessing.store import TrainingCase
+from kitspipe.preprocessing.targets import TUMOR_CLASS
 from kitspipe.training.sampling import HARD_POINTS_PER_REGION, CaseDifficulty
 
 PredictTumor = Callable[[TrainingCase], NDArray[np.bool_]]

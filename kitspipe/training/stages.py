@@ -15,8 +15,8 @@ from kitspipe.networks.losses import KidneyLoss, TumorLoss
 from kitspipe.networks.resunet3d import ResUNet3D
 from kitspipe.networks.vnet25d import VNet25D
 from kitspipe.planning.plan import Plan, Schedule
-from kitspipe.preprocessing.preprocess import TUMOR_CLASS
 from kitspipe.preprocessing.store import TrainingCase
+from kitspipe.preprocessing.targets import TUMOR_CLASS
 from kitspipe.training.augmentation import Augment
 from kitspipe.training.hard_cases import difficulties
 from kitspipe.training.loader import Sampler

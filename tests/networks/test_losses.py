@@ -18,6 +18,7 @@ def kidney_loss(**edits):
         "mu_every": 0.03,
         "squared_denominator": True,
         "cross_entropy_weight": 0.0,
+        "tumor_weight": 1.0,
     }
     return KidneyLoss(KidneyLossConfig(**values | edits))
 
@@ -267,4 +268,17 @@ def test_cross_entropy_is_added_to_each_map_with_its_weight():
     coarse, finest = (-np.mean(g * np.log(q) + (1 - g) * np.log(1 - q)) for q in p)
     with_it = kidney_loss(cross_entropy_weight=0.7)(logits, target, 0.0)
     without = kidney_loss()(logits, target, 0.0)
+    assert (with_it - without).item() == pytest.approx(0.7 * (0.33 * coarse + finest), abs=1e-6)
+
+
+@pytest.mark.parametrize("weight", [0.5, 1.0, 4.0])
+def test_tumor_voxels_count_by_their_weight_in_the_kidneys_cross_entropy(weight):
+    rng = np.random.default_rng(1)
+    logits = [torch.from_numpy(rng.normal(size=(2, 1, 3, 4, 5))).float() for _ in range(2)]
+    target = torch.from_numpy(rng.integers(0, 3, (2, 3, 4, 5)).astype(np.uint8))
+    g, w = target.numpy() > 0, np.where(target.numpy() == 2, weight, 1.0)
+    p = (sigmoid(x.numpy().astype(np.float64)[:, 0]) for x in logits)
+    coarse, finest = (-np.mean(w * np.log(np.where(g, q, 1 - q))) for q in p)
+    with_it = kidney_loss(cross_entropy_weight=0.7, tumor_weight=weight)(logits, target, 0.0)
+    without = kidney_loss()(logits, (target > 0).byte(), 0.0)
     assert (with_it - without).item() == pytest.approx(0.7 * (0.33 * coarse + finest), abs=1e-6)

@@ -9,7 +9,12 @@ from kitspipe.planning.plan import KidneyLossConfig
 
 LOSS = KidneyLoss(
     KidneyLossConfig(
-        mu=0.33, mu_decay=0.8, mu_every=0.03, squared_denominator=True, cross_entropy_weight=0.0
+        mu=0.33,
+        mu_decay=0.8,
+        mu_every=0.03,
+        squared_denominator=True,
+        cross_entropy_weight=0.0,
+        tumor_weight=1.0,
     )
 )
 

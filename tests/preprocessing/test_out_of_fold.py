@@ -16,7 +16,8 @@ from kitspipe.preprocessing.out_of_fold import (
     predicted_kidneys,
     predicted_regions,
 )
-from kitspipe.preprocessing.preprocess import TUMOR_CLASS, open_cases, preprocess_case
+from kitspipe.preprocessing.preprocess import open_cases, preprocess_case
+from kitspipe.preprocessing.targets import TUMOR_CLASS
 from kitspipe.workspace import Workspace
 
 IDS = ("case_00000", "case_00001", "case_00002")

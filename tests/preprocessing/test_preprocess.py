@@ -5,6 +5,8 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 from small_plans import small_kidney_plan, small_plan, small_tumor_plan
 
@@ -19,13 +21,12 @@ from kitspipe.planning.fingerprint import Fingerprint, fingerprint_case
 from kitspipe.planning.plan import Labels
 from kitspipe.preprocessing.preprocess import (
     kidney_arrays,
-    kidney_mask,
     open_cases,
     preprocess_case,
-    resolve_spacing,
     source_cases,
     tumor_arrays,
 )
+from kitspipe.preprocessing.targets import TUMOR_OF_WHOLE, kidney_mask, resolve_spacing
 from kitspipe.workspace import STAGES, Workspace
 
 GRID = Grid(shape=(21, 45, 61), spacing=(4.0, 2.5, 2.0), origin=(-31.0, 12.5, 700.0))
@@ -68,11 +69,16 @@ def test_whole_kidney_is_kidney_tumor_and_cyst():
     assert kidney_mask(labels, Labels(cyst=3)).tolist() == [[[False, True, True, True, False]]]
 
 
+def whole_kidney(labels):
+    """1 in kidneys and cysts, 2 in tumors."""
+    return np.where(labels == 2, TUMOR_OF_WHOLE, labels > 0)
+
+
 def test_at_the_scans_own_spacing_the_kidney_arrays_are_the_scan():
     plan = small_plan(kidney=small_kidney_plan(target_spacing_mm=(4.0, 2.5, "x1")))
     arrays = kidney_arrays(image(), labels_of_two_kidneys(), plan)
     np.testing.assert_array_equal(arrays.image, image().array)
-    np.testing.assert_array_equal(arrays.target, labels_of_two_kidneys().array > 0)
+    np.testing.assert_array_equal(arrays.target, whole_kidney(labels_of_two_kidneys().array))
 
 
 def test_the_target_is_finer_than_the_image_where_the_plan_says_so():
@@ -85,14 +91,27 @@ def test_the_target_is_finer_than_the_image_where_the_plan_says_so():
     arrays = kidney_arrays(image().crop(crop), labels.crop(crop), plan)
     assert arrays.image.shape == (21, 22, 30)
     # Halving the CT and keeping the annotation's voxels: nothing of the mask is lost.
-    np.testing.assert_array_equal(arrays.target, labels.array[crop.slices] > 0)
+    np.testing.assert_array_equal(arrays.target, whole_kidney(labels.array[crop.slices]))
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_tumor_takes_nothing_from_the_whole_kidney_on_a_coarser_grid(seed):
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 4, [-(-n // 3) for n in GRID.shape]).astype(np.uint8)
+    labels = blocks.repeat(3, 0).repeat(3, 1).repeat(3, 2)[tuple(map(slice, GRID.shape))]
+    plan = small_plan(kidney=small_kidney_plan(target_spacing_mm=(6.0, 5.0, 4.0)))
+    target = kidney_arrays(image(), Volume(array=labels, grid=GRID), plan).target
+    one_label = Volume(array=(labels > 0).astype(np.uint8), grid=GRID)
+    whole = kidney_arrays(image(), one_label, plan).target
+    np.testing.assert_array_equal(target > 0, whole > 0)
+    assert set(np.unique(target)) <= {0, 1, TUMOR_OF_WHOLE}
 
 
 def test_points_lie_on_the_kidney():
     arrays = kidney_arrays(image(), labels_of_two_kidneys(), small_plan())
     points = arrays.points["kidney"]
     assert len(points) > 100
-    assert (arrays.target[tuple(points.T)] == 1).all()
+    assert (arrays.target[tuple(points.T)] > 0).all()
 
 
 def test_a_region_per_kidney_with_its_margin():
