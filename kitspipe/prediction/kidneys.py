@@ -1,8 +1,8 @@
 """The kidney stage on a scan: searched coarsely, then looked at closely where something was seen.
 
 Arrays are (Z, Y, X) on the stage's grid. The close look takes windows as large as the plan's, since
-instance norms make of a part something else than of a whole window; but as few as cover the kidneys
-with the windows' middles, and placed where the kidneys are.
+instance norms make of a part something else than of a whole window; over the body, as windows that
+hold much air and a piece of liver see kidney in it; and only those that count where kidney may be.
 """
 
 from __future__ import annotations
@@ -26,15 +26,22 @@ from kitspipe.planning.plan import KidneyPlan
 from kitspipe.prediction.agreement import Votes
 from kitspipe.prediction.effort import Effort
 from kitspipe.prediction.passes import Ballot, flips, mean_probability
-from kitspipe.prediction.search import MARGIN_MM, Possible, body_box, search, thin_depth
+from kitspipe.prediction.search import (
+    MARGIN_MM,
+    SKIN_MM,
+    Possible,
+    body_box,
+    search,
+    thin_depth,
+)
 from kitspipe.prediction.windows import (
     Part,
     Window,
-    owned_spans,
     predict_windows,
     spans_of,
     starts_over,
     window_slices,
+    window_starts,
     windows_that_count,
 )
 from kitspipe.preprocessing.intensity import background_value, normalize
@@ -124,7 +131,8 @@ class KidneyStage:
         if possible.box is None:
             # Before a scan is said to have no kidney, every slice is looked at.
             possible = self._search(hu, grid, inside, depth=depth, gap=0, below=1)
-        return self._close_look(hu, grid, possible)
+        body = inside.dilate(SKIN_MM, grid).clip(grid.shape)
+        return self._close_look(hu, grid, body, possible)
 
     def _search(
         self, hu: NDArray[np.int16], grid: Grid, inside: Box, *, depth: int, gap: int, below: int
@@ -151,7 +159,9 @@ class KidneyStage:
             grid=grid,
         )
 
-    def _close_look(self, hu: NDArray[np.int16], grid: Grid, possible: Possible) -> list[Region]:
+    def _close_look(
+        self, hu: NDArray[np.int16], grid: Grid, body: Box, possible: Possible
+    ) -> list[Region]:
         """What windows say where there may be kidney, looked at anew where it goes on."""
         below = self._levels_below(grid)
         refinement = (1, 1, 1) if below else self.plan.network.target_refinement
@@ -178,7 +188,7 @@ class KidneyStage:
         )
         done: set[Window] = set()
         for _ in range(_MOST_LOOKS):
-            for window in self._windows(possible):
+            for window in self._windows(body, possible):
                 if window not in done:
                     done.add(window)
                     patch = hu[window_slices(window, self.plan.patch_size)]
@@ -192,15 +202,17 @@ class KidneyStage:
             box = box.around_both(possible.box or box).overlap(part.box)
         return [Region(probability=part.probability(box), grid=grid.crop(box).refined(refinement))]
 
-    def _windows(self, possible: Possible) -> list[Window]:
-        """The plan's windows that count there, or fewer over it, as the effort says."""
+    def _windows(self, body: Box, possible: Possible) -> list[Window]:
+        """The plan's windows over the body that count there, or fewer, as the effort says."""
         plan, box = self.plan, possible.box
         if box is None:
             return []
         core, spans = self.effort.core, []
         for axis, (length, size) in enumerate(zip(possible.shape, plan.patch_size, strict=True)):
-            if core is None and length > size * (1 + self.effort.slack):
-                spans.append(owned_spans(length, size, plan.window_stride[axis]))
+            first, within = body.start[axis], body.shape[axis]
+            if core is None and within > size * (1 + self.effort.slack):
+                starts = window_starts(within, size, plan.window_stride[axis])
+                spans.append(spans_of([first + start for start in starts], size))
             else:
                 middle = size if core is None else max(1, round(size * core))
                 part = (box.start[axis], box.stop[axis])

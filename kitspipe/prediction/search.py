@@ -26,7 +26,7 @@ MARGIN_MM = 10.0
 _SMALLEST_ML = 0.5
 _BODY_HU = -300
 _BODY_STEPS: Shape = (2, 4, 4)
-_SKIN_MM = 20.0
+SKIN_MM = 20.0
 """No kidney lies within this of the patient's left, right, front and back."""
 
 
@@ -44,7 +44,7 @@ def body_box(hu: NDArray[np.int16], grid: Grid) -> Box:
     if box is None:
         return whole
     inner = [
-        (first * step + round(_SKIN_MM / mm), last * step - round(_SKIN_MM / mm))
+        (first * step + round(SKIN_MM / mm), last * step - round(SKIN_MM / mm))
         for first, last, step, mm in zip(
             box.start[1:], box.stop[1:], _BODY_STEPS[1:], grid.spacing[1:], strict=True
         )

@@ -15,9 +15,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from kitspipe.imaging.volume import Grid
+from kitspipe.prediction import kidneys
 from kitspipe.prediction.effort import DEFAULT, FAST, PLAIN, effort_of
 from kitspipe.prediction.kidneys import KidneyStage
 from kitspipe.prediction.passes import flips
+from kitspipe.prediction.windows import window_slices
 
 CPU = torch.device("cpu")
 SPACING = (4.0, 4.0, 4.0)
@@ -119,6 +121,28 @@ def test_a_preview_finds_every_kidney_within_a_coarse_voxel(anatomy):
     kidney = hu == KIDNEY
     assert not (ndimage.binary_erosion(kidney, np.ones((5, 5, 5)), border_value=1) & ~found).any()
     assert not (found & ~ndimage.binary_dilation(kidney, np.ones((5, 5, 5)))).any()
+
+
+def test_windows_of_the_close_look_lie_over_the_body_and_reach_its_skin(monkeypatch):
+    looked_at = []
+
+    def remembered(window, patch_size):
+        looked_at.append([span.start for span in window])
+        return window_slices(window, patch_size)
+
+    monkeypatch.setattr(kidneys, "window_slices", remembered)
+    air, first, last = -1000, 70, 140
+    hu = np.full((16, 200, 200), air, np.int16)
+    hu[:, first:last, first:last] = FAT
+    # Right under the skin, where the search does not look.
+    hu[4:12, last - 40 : last - 1, 100:110] = KIDNEY
+    grid = Grid(shape=hu.shape, spacing=SPACING)
+    found = stage(DEFAULT).regions(hu, grid)
+    np.testing.assert_array_equal(kidney_of(found, hu, grid), hu == KIDNEY)
+    coarse = 4
+    for _, row, column in looked_at:
+        assert first - coarse <= row <= last - PATCH[1] + coarse
+        assert first - coarse <= column <= last - PATCH[2] + coarse
 
 
 def test_where_the_search_sees_nothing_every_slice_is_looked_at():
