@@ -18,8 +18,8 @@ of the time goes to each stage.
 nnU-Net plans its 3d_fullres for `--gpu-memory` GiB, so that its patches suit the machine, and runs
 in bfloat16 where ours does on a CPU, which its own trainer would not. PYTHON is that of its
 environment. Planning and preprocessing are not counted, prediction is printed. What is there
-already is kept, so that a stopped run goes on. `--only` makes some of them and prints no table, so
-that two commands, each pinned to a core, can work on one folder.
+already is kept, so that a stopped run goes on. `--only` makes and prints some of them, so that two
+commands, each pinned to a core, can work on one folder.
 """
 
 from __future__ import annotations
@@ -288,8 +288,6 @@ def main() -> None:
             work, options.nnunet, minutes, options.gpu_memory, options.device
         )
     folders = {name: make() for name, make in ways.items() if name in (options.only or ways)}
-    if options.only:
-        return
     held_out = work / "held_out"
     scores = {
         name: {

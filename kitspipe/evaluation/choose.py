@@ -42,7 +42,7 @@ CANDIDATES: dict[str, tuple[Any, ...]] = {
     "mask_dilation_mm": (3.0, 5.0, 7.0, 10.0),
     "threshold": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     "components": ("all", "touching_kidney", "largest_per_kidney", "largest"),
-    "minimal_tumor_ml": (0.0, 0.1, 0.3, 1.0),
+    "minimal_tumor_ml": (0.0, 0.1, 0.5, 1.0),
     "minimal_healthy_ml": (0.0, 10.0, 30.0),
 }
 """Rule -> values that are tried, in this order, beside the plan's own."""
