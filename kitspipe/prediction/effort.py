@@ -18,7 +18,8 @@ class Effort:
             plan's would be two that see nearly the same.
         levels_below: the close look takes the maps of a decoder level so many below the finest.
         tumor_step: of the slices that the scan's own ask for, the tumor stage sees every so
-            manieth; what lies between is interpolated.
+            manieth, or where that is above 1, at most one per slice of the scan; what lies between
+            is interpolated.
         one_network: of several folds only the first of each stage is asked.
         mirror: average over the axes that a training mirrored.
     """
@@ -30,6 +31,12 @@ class Effort:
     tumor_step: int = 1
     one_network: bool = False
     mirror: bool = False
+
+    def for_slices(self, stage_slices: float) -> Effort:
+        """For a scan each of whose slices is so many of the tumor stage's."""
+        if self.tumor_step == 1:
+            return self
+        return replace(self, tumor_step=max(self.tumor_step, round(stage_slices)))
 
 
 PLAIN = Effort(search_gap=None)

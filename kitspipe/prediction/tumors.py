@@ -118,7 +118,7 @@ def lesion_probability(
         stage.networks,
         plan,
         stage.device,
-        effort=stage.effort,
+        effort=stage.effort.for_slices(crop.grid.spacing[0] / grid.spacing[0]),
         asked=slices_used(grid, crop.grid),
         votes=stage.votes,
     )

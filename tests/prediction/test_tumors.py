@@ -7,11 +7,13 @@ import torch
 from small_plans import small_plan, small_tumor_plan
 from torch import nn
 
+from kitspipe.imaging.volume import Box, Grid, Volume
 from kitspipe.networks.inference import for_prediction
 from kitspipe.networks.vnet25d import VNet25D
 from kitspipe.prediction import tumors
 from kitspipe.prediction.effort import FAST, PLAIN
-from kitspipe.prediction.tumors import classes_of, tumor_probability
+from kitspipe.prediction.tumors import TumorStage, classes_of, tumor_classes, tumor_probability
+from kitspipe.preprocessing.targets import TUMOR_CLASS
 
 CPU = torch.device("cpu")
 PLAN = small_plan(tumor=small_tumor_plan())
@@ -157,3 +159,24 @@ def test_a_preview_looks_at_every_second_slice_and_the_last_one_and_interpolates
     np.testing.assert_allclose(seen, units[[0, 2, 4, 5]], atol=1e-6)
     expected = [0.1, 0.2, 0.3, 0.4, 0.5, 0.8]
     np.testing.assert_allclose(found[0, :, 0, 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("slice_mm", "at_most"), [(1.0, 8), (3.0, 6), (5.0, 4)])
+def test_a_preview_looks_at_no_more_slices_than_the_scan_has(slice_mm, at_most):
+    seen = []
+
+    class Counts(nn.Module):
+        def forward(self, slab):
+            seen.append(len(slab))
+            return torch.full((len(slab), 2, *slab.shape[2:]), 5.0)
+
+    plan = msgspec.structs.replace(PLAN.tumor, target_spacing_mm=(1.0, 2.0, 2.0))
+    # 15 mm of the scan, kidney throughout.
+    grid = Grid(shape=(round(15 / slice_mm), 12, 12), spacing=(slice_mm, 2.0, 2.0))
+    image = Volume(array=np.zeros(grid.shape, np.int16), grid=grid)
+    kidney, whole = np.ones(grid.shape, bool), Box(start=(0, 0, 0), stop=grid.shape)
+    for effort, expected in ((PLAIN, 15), (FAST, at_most)):
+        seen.clear()
+        stage = TumorStage(networks=[Counts()], plan=plan, device=CPU, effort=effort)
+        assert (tumor_classes(image, kidney, whole, stage) == TUMOR_CLASS).all()
+        assert sum(seen) == expected
