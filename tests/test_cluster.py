@@ -9,15 +9,19 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from distributed import Client
+from distributed import Client, KilledWorker
+from joblib._dask import DaskDistributedBackend
 from small_data import painted, write_cases
 from small_model import write_model
 from small_plans import small_plan
+from tornado.ioloop import IOLoop
 
 from kitspipe import cli
 from kitspipe.dataset import cluster as connecting
@@ -367,3 +371,42 @@ def test_masks_from_a_cluster_are_those_of_one_machine_and_a_bad_scan_is_named(
         "failed": 1,
         "under way": 0,
     }
+
+
+def test_a_case_that_only_waited_on_dying_workers_is_tried_alone(monkeypatch):
+    under_way, ended = {}, {}
+
+    def submit(self, func, callback=None):
+        case_id = func.items[0][1][0].id
+        assert case_id not in under_way
+        under_way[case_id] = Future()
+        return under_way[case_id]
+
+    def end(case_id, error=None):
+        future = under_way.pop(case_id)
+        if error is None:
+            ended[case_id] = "done"
+            future.set_result("done")
+        else:
+            future.set_exception(error)
+
+    monkeypatch.setattr(DaskDistributedBackend, "submit", submit)
+    backend = dask_backend.ClusterBackend(SimpleNamespace(loop=IOLoop(make_current=False)), "here")
+    for case in CASES[:4]:
+        func = SimpleNamespace(items=[(None, [case], {})])
+        backend.submit(func, lambda out, case=case: ended.setdefault(case.id, out))
+    killed = KilledWorker("task", SimpleNamespace(address="there"), 3)
+    first, second, third, fourth = (case.id for case in CASES[:4])
+    end(first, killed)
+    end(second, killed)
+    end(fourth, OSError("gone"))
+    assert isinstance(ended[fourth][0], CaseFailure)
+    # One suspect at a time, beside a case whose workers never died.
+    assert set(under_way) == {third, first}
+    end(first, killed)
+    assert isinstance(ended[first][0], CaseFailure)
+    assert set(under_way) == {third, second}
+    end(second)
+    end(third)
+    assert (ended[second], ended[third]) == ("done", "done")
+    assert not under_way

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 # joblib has no public name for it.
@@ -28,6 +29,16 @@ WITHOUT_WORKERS_S = 300.0
 CHECK_EVERY_S = 5.0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Case:
+    """What was submitted; a suspect's workers died before, so now it is the only suspect."""
+
+    id: str
+    func: BatchedCalls
+    callback: Callable[[object], object]
+    is_suspect: bool = False
+
+
 class ClusterBackend(DaskDistributedBackend):  # type: ignore[misc]
     """Cases on a cluster: one whose workers die is a failure, a cluster that dies a UserError.
 
@@ -39,7 +50,8 @@ class ClusterBackend(DaskDistributedBackend):  # type: ignore[misc]
     def __init__(self, client: Client, address: str) -> None:
         super().__init__(client=client)
         self._address = address
-        self._open: dict[Future[Any], Callable[[object], object]] = {}
+        self._open: dict[Future[Any], _Case] = {}
+        self._suspects: deque[_Case] = deque()
         self._over = threading.Event()
 
     def effective_n_jobs(self, n_jobs: int) -> int:
@@ -54,17 +66,25 @@ class ClusterBackend(DaskDistributedBackend):  # type: ignore[misc]
     def submit(self, func: BatchedCalls, callback: Callable[[object], object]) -> Future[Any]:
         """A case's result, once it is there."""
         [(_, [case], _)] = func.items
-        future: Future[Any] = super().submit(func, callback)
-        self._open[future] = callback
-        future.add_done_callback(partial(self._ended, case.id))
+        return self._submit(_Case(id=case.id, func=func, callback=callback))
+
+    def _submit(self, case: _Case) -> Future[Any]:
+        future: Future[Any] = super().submit(case.func, case.callback)
+        self._open[future] = case
+        future.add_done_callback(self._ended)
         return future
 
-    def _ended(self, case_id: str, future: Future[Any]) -> None:
+    def _ended(self, future: Future[Any]) -> None:
         # joblib calls back for results only: it would wait without end for a case whose
         # workers died.
-        callback, error = self._open.pop(future), future.exception()
-        if error is not None:
-            callback([CaseFailure(case_id=case_id, error=_lost(case_id, error))])
+        case, error = self._open.pop(future), future.exception()
+        if _killed(error) and not case.is_suspect:
+            # It may only have waited on the workers that another case killed.
+            self._suspects.append(replace(case, is_suspect=True))
+        elif error is not None:
+            case.callback([CaseFailure(case_id=case.id, error=_lost(case.id, error))])
+        if self._suspects and not any(each.is_suspect for each in self._open.values()):
+            self._submit(self._suspects.popleft())
 
     def retrieve_result_callback(self, out: object) -> object:
         """What `for_each_case` gets for a case."""
@@ -93,9 +113,15 @@ class ClusterBackend(DaskDistributedBackend):  # type: ignore[misc]
                 elif time.monotonic() - last > WITHOUT_WORKERS_S:
                     raise TimeoutError(f"no worker for {WITHOUT_WORKERS_S:.0f} s")
             except Exception as error:
-                for callback in [*self._open.values()]:
-                    callback(error)
+                for case in [*self._open.values(), *self._suspects]:
+                    case.callback(error)
                 return
+
+
+def _killed(error: BaseException | None) -> bool:
+    from distributed import KilledWorker  # kitspipe[cluster]
+
+    return isinstance(error, KilledWorker)
 
 
 def _lost(case_id: str, error: BaseException) -> UserError:
