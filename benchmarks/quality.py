@@ -40,7 +40,7 @@ from process_tree import run
 from scores import CaseScore, interval, score_case
 
 from kitspipe.evaluation.lesions import SIZE_BINS, size_bin
-from kitspipe.networks.device import autocast
+from kitspipe.networks.device import in_bfloat16
 from kitspipe.planning.document import write_document
 from kitspipe.planning.plan import HUWindow, Plan
 from kitspipe.planning.planner import read_plan
@@ -210,7 +210,7 @@ def nnunet(work: Path, python: Path, minutes: float, memory_gib: float, device: 
     shutil.rmtree(masks, ignore_errors=True)
     masks.mkdir(parents=True)
     command = [python, HERE / "nnunet_quality.py", place / "nnunet_preprocessed" / name, place]
-    precision = "bfloat16" if autocast(torch.device(device))._enabled else "float32"
+    precision = "bfloat16" if in_bfloat16(torch.device(device)) else "float32"
     run(
         [*command, work / "held_out", masks, str(60 * minutes), device, precision],
         {**environment, "nnUNet_n_proc_DA": "2"},

@@ -34,7 +34,7 @@ from preprocess import link_for_nnunet, nnunet, nnunet_environment, paint
 from process_tree import run
 
 from kitspipe.cli import ENVIRONMENT
-from kitspipe.networks.device import Precision, autocast, peak_bytes, pick_device
+from kitspipe.networks.device import Precision, in_bfloat16, peak_bytes, pick_device
 from kitspipe.planning.memory import stage_bytes
 from kitspipe.planning.plan import KidneyPlan, Plan
 from kitspipe.planning.planner import read_plan, training_key
@@ -143,7 +143,7 @@ def measure(what: Run, options: argparse.Namespace) -> None:
                 "batch": part.schedule.batch_size,
                 "peak_gib": peak_bytes(device) / GIB,
                 "estimate_gib": stage_bytes(part) / GIB,
-                "bfloat16": autocast(device, what.precision)._enabled,
+                "bfloat16": in_bfloat16(device, what.precision),
             }
         )
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import resource
@@ -64,8 +65,13 @@ def autocast(device: torch.device, precision: Precision = "auto") -> torch.autoc
         device: where.
         precision: "float32" and "bfloat16" are taken as they are.
     """
-    is_on = precision == "bfloat16" or (precision == "auto" and _bfloat16_is_faster(device))
+    is_on = in_bfloat16(device, precision)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_on)
+
+
+def in_bfloat16(device: torch.device, precision: Precision = "auto") -> bool:
+    """Whether that is what `autocast` makes networks compute in."""
+    return precision == "bfloat16" or (precision == "auto" and _bfloat16_is_faster(device))
 
 
 def _bfloat16_is_faster(device: torch.device) -> bool:
@@ -82,6 +88,7 @@ def _cpu_has(feature: str) -> bool:
     return check is not None and bool(check())
 
 
+@functools.cache
 def _cpu_vendor() -> str:
     """As the processor says it, where Linux or Windows pass it on; else empty."""
     try:
