@@ -7,18 +7,16 @@ not stack to a regular grid is refused: a guess would put kidneys where there ar
 from __future__ import annotations
 
 import re
-import shutil
-import stat
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from kitspipe.errors import UserError
+from kitspipe.imaging import dicom_zip
 from kitspipe.imaging.dicom_bytes import PREAMBLE_BYTES, is_dicom_start
 from kitspipe.imaging.dicom_series import Slice, chosen_stack, read_slice, refuse_without_series
 from kitspipe.imaging.header import Header
@@ -26,7 +24,6 @@ from kitspipe.imaging.scratch import temporary_folder
 from kitspipe.imaging.values import to_hounsfield
 from kitspipe.imaging.volume import Triple, Volume, contiguous
 
-_MOST_UNPACKED_BYTES = 8 << 30  # A CT of 3000 slices of 512 x 512 has 1.5 GiB.
 _SAME_PLACE_MM = 0.01
 _STEP_TOLERANCE = (0.1, 0.01)  # mm + share of the step
 _DRIFT_TOLERANCE = (0.1, 0.001)  # mm + share of the way along the normal
@@ -37,13 +34,13 @@ sitk.ProcessObject_SetGlobalWarningDisplay(False)
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether this is a folder that directly holds DICOM files, or a zip that holds some."""
+    """Whether this is a folder that directly holds DICOM files, or a zip that holds some.
+
+    A zip too damaged to tell counts as one, for `read_series` to refuse.
+    """
     if path.is_dir():
         return any(_starts_as_dicom(file) for file in _files(path))
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(_member_is_dicom(archive, member) for member in archive.infolist())
+    return path.is_file() and dicom_zip.holds_dicom(path)
 
 
 def series_within(path: Path, uid: str) -> Path:
@@ -126,62 +123,15 @@ def _starts_as_dicom(file: Path) -> bool:
         return is_dicom_start(opened.read(PREAMBLE_BYTES + 4))
 
 
-def _member_is_dicom(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
-    if member.is_dir() or member.flag_bits & 1:
-        return False
-    try:
-        with archive.open(member) as opened:
-            return is_dicom_start(opened.read(PREAMBLE_BYTES + 4))
-    except (zipfile.BadZipFile, NotImplementedError, OSError):
-        return False
-
-
 @contextmanager
 def _unpacked(path: Path) -> Iterator[Path]:
-    """The folder itself, or a temporary one with a zip's files under plain numbers."""
+    """The folder itself, or a temporary one with a zip's files."""
     if path.is_dir():
         yield path
         return
     with temporary_folder() as folder:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                members = [member for member in archive.infolist() if not member.is_dir()]
-                _refuse_unsafe(members, path)
-                for number, member in enumerate(members):
-                    with (
-                        archive.open(member) as packed,
-                        (folder / f"{number:06d}").open("wb") as file,
-                    ):
-                        shutil.copyfileobj(packed, file)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
-            raise UserError(
-                path,
-                found=f"a zip that can't be unpacked: {error}",
-                expected="a whole zip without password",
-                remedy="pack or download the series again, or unpack it and name the folder",
-            ) from None
+        dicom_zip.unpack(path, folder)
         yield folder
-
-
-def _refuse_unsafe(members: Sequence[zipfile.ZipInfo], path: Path) -> None:
-    for member in members:
-        parts = PurePosixPath(member.filename.replace("\\", "/"))
-        leads_out = parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]
-        if leads_out or stat.S_ISLNK(member.external_attr >> 16):
-            raise UserError(
-                path,
-                found=f"the member {member.filename!r}, which leads out of the archive",
-                expected="DICOM slices at paths inside the archive",
-                remedy="don't trust this zip; pack the series again",
-            )
-    total = sum(member.file_size for member in members)
-    if total > _MOST_UNPACKED_BYTES:
-        raise UserError(
-            path,
-            found=f"{total / 2**30:.1f} GiB of unpacked files",
-            expected=f"one study, at most {_MOST_UNPACKED_BYTES >> 30} GiB",
-            remedy="unpack the zip and name the folder of one series",
-        )
 
 
 def _refuse_incomplete(stack: Sequence[Slice], path: Path) -> None:

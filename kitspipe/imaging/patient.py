@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import SimpleITK as sitk
 
 from kitspipe.imaging.dicom import find_series
 from kitspipe.imaging.dicom_bytes import PREAMBLE_BYTES, is_dicom_start
+from kitspipe.imaging.dicom_zip import first_dicom_file
 from kitspipe.imaging.scratch import temporary_folder
 
 _NAME_TAG = "0010|0010"
@@ -59,18 +59,14 @@ def _first_dicom_file(path: Path) -> Iterator[Path | None]:
         files = (file for file in sorted(path.iterdir()) if file.is_file())
         yield next((file for file in files if is_dicom_start(_start(file))), None)
         return
-    with zipfile.ZipFile(path) as archive, temporary_folder() as folder:
-        for member in archive.infolist():
-            if member.is_dir() or member.flag_bits & 1:
-                continue
-            with archive.open(member) as opened:
-                content = opened.read(PREAMBLE_BYTES + 4)
-                if is_dicom_start(content):
-                    file = folder / "slice"
-                    file.write_bytes(content + opened.read())
-                    yield file
-                    return
+    content = first_dicom_file(path)
+    if content is None:
         yield None
+        return
+    with temporary_folder() as folder:
+        file = folder / "slice"
+        file.write_bytes(content)
+        yield file
 
 
 def _start(file: Path) -> bytes:
