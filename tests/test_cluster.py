@@ -410,3 +410,25 @@ def test_a_case_that_only_waited_on_dying_workers_is_tried_alone(monkeypatch):
     end(third)
     assert (ended[second], ended[third]) == ("done", "done")
     assert not under_way
+
+
+def test_a_result_that_dies_with_its_worker_and_a_case_that_then_fails_are_not_lost(monkeypatch):
+    """The result is there, then its worker dies, then those that compute it again."""
+    killed = KilledWorker("case", SimpleNamespace(address="there"), 3)
+    with Client(processes=False, n_workers=1, dashboard_address=":0") as client:
+        gather = client._gather
+
+        async def gather_too_late(futures, **options):
+            for future in futures:
+                future._state.set_error(killed, None)
+            monkeypatch.setattr(client, "_gather", gather)
+            raise killed
+
+        monkeypatch.setattr(client, "_gather", gather_too_late)
+        waiting = dask_backend.ClusterBackend(client, "here").waiting_futures
+        waiting.add(client.submit(int, "7", pure=False))
+        _, (_, error, _) = client.sync(waiting.__anext__, callback_timeout=20)
+        assert isinstance(error, KilledWorker)
+        waiting.add(client.submit(int, "8", pure=False))
+        _, result = client.sync(waiting.__anext__, callback_timeout=20)
+        assert result == 8

@@ -8,7 +8,10 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from distributed import Client, KilledWorker, as_completed
+from distributed import Future as DaskFuture
 
 # joblib has no public name for it.
 from joblib._dask import DaskDistributedBackend
@@ -17,9 +20,6 @@ from joblib.parallel import BatchedCalls
 from kitspipe.dataset.cluster import OPTION, first_line
 from kitspipe.dataset.parallel import CaseFailure
 from kitspipe.errors import UserError
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 # More than any cluster has at first, so that workers that come later find work at once; what
 # waits is a path and a plan per case.
@@ -39,6 +39,22 @@ class _Case:
     is_suspect: bool = False
 
 
+class _Results(as_completed):  # type: ignore[misc]
+    """Results as they come.
+
+    A worker may die between a case's end and the fetching of its result. The case is then computed
+    again, and where that fails as well, dask's own class raises the failure where nobody sees it
+    and forgets the case.
+    """
+
+    async def _track_future(self, future: DaskFuture) -> None:
+        try:
+            await super()._track_future(future)
+        except Exception:
+            # The case has failed by now, which is a result as well.
+            await super()._track_future(future)
+
+
 class ClusterBackend(DaskDistributedBackend):  # type: ignore[misc]
     """Cases on a cluster: one whose workers die is a failure, a cluster that dies a UserError.
 
@@ -49,6 +65,7 @@ class ClusterBackend(DaskDistributedBackend):  # type: ignore[misc]
 
     def __init__(self, client: Client, address: str) -> None:
         super().__init__(client=client)
+        self.waiting_futures = _Results(loop=client.loop, with_results=True, raise_errors=False)
         self._address = address
         self._open: dict[Future[Any], _Case] = {}
         self._suspects: deque[_Case] = deque()
@@ -78,7 +95,7 @@ class ClusterBackend(DaskDistributedBackend):  # type: ignore[misc]
         # joblib calls back for results only: it would wait without end for a case whose
         # workers died.
         case, error = self._open.pop(future), future.exception()
-        if _killed(error) and not case.is_suspect:
+        if isinstance(error, KilledWorker) and not case.is_suspect:
             # It may only have waited on the workers that another case killed.
             self._suspects.append(replace(case, is_suspect=True))
         elif error is not None:
@@ -116,12 +133,6 @@ class ClusterBackend(DaskDistributedBackend):  # type: ignore[misc]
                 for case in [*self._open.values(), *self._suspects]:
                     case.callback(error)
                 return
-
-
-def _killed(error: BaseException | None) -> bool:
-    from distributed import KilledWorker  # kitspipe[cluster]
-
-    return isinstance(error, KilledWorker)
 
 
 def _lost(case_id: str, error: BaseException) -> UserError:
