@@ -118,7 +118,9 @@ def paper_choices(plan: Plan) -> Plan:
                 tumor.augmentation,
                 mirror_axes=(),
                 rotation_probability=0.5,
+                rotation_degrees=15.0,
                 scale_probability=0.5,
+                scale=(0.8, 1.25),
                 blur_sigma=(0.5, 1.5),
             ),
             schedule=replace(tumor.schedule, gradient_clip=None, **optimizer),
@@ -218,6 +220,14 @@ def nnunet(work: Path, python: Path, minutes: float, memory_gib: float, device: 
     return masks
 
 
+def scores_of(work: Path, masks: Path) -> dict[str, CaseScore]:
+    """What masks of the held-out cases are worth, by case."""
+    return {
+        case.name: score_case(case / "segmentation.nii.gz", masks / f"{case.name}.nii.gz")
+        for case in sorted((work / "held_out").glob("case_*"))
+    }
+
+
 def table(scores: dict[str, dict[str, CaseScore]]) -> None:
     """A column for each training, a row for each number."""
     names = list(scores)
@@ -288,14 +298,7 @@ def main() -> None:
             work, options.nnunet, minutes, options.gpu_memory, options.device
         )
     folders = {name: make() for name, make in ways.items() if name in (options.only or ways)}
-    held_out = work / "held_out"
-    scores = {
-        name: {
-            case.name: score_case(case / "segmentation.nii.gz", masks / f"{case.name}.nii.gz")
-            for case in sorted(held_out.glob("case_*"))
-        }
-        for name, masks in folders.items()
-    }
+    scores = {name: scores_of(work, masks) for name, masks in folders.items()}
     for name in folders:
         if (work / name / "quality.json").exists():
             print(f"{name}: {(work / name / 'quality.json').read_text()}")

@@ -97,21 +97,22 @@ def kidney_augmentation() -> Choice[AugmentationConfig]:
 
 
 def tumor_augmentation() -> Choice[AugmentationConfig]:
-    """The paper's list (3.1), mirroring in the slice added."""
+    """The paper's list (3.1), wider; mirroring in the slice added."""
     return Choice(
         AugmentationConfig(
             mirror_axes=("y", "x"),
-            rotation_probability=0.3,
-            rotation_degrees=15.0,
+            rotation_probability=0.6,
+            rotation_degrees=45.0,
             translation_share=0.1,
-            scale_probability=0.3,
-            scale=(0.8, 1.25),
+            scale_probability=0.6,
+            scale=(0.7, 1.4),
             equalization_probability=0.1,
             blur_probability=0.2,
             blur_sigma=(0.5, 1.0),
         ),
-        "rotation, translation, cut and scale, equalization, blur (paper 3.1), each now and then; "
-        "mirrored in the slice, as a kidney's region has no side",
+        "rotation, translation, cut and scale, equalization, blur (paper 3.1); turned and scaled "
+        "often and far, as tumors are few and alike from all sides; mirrored in the slice, as a "
+        "kidney's region has no side",
     )
 
 

@@ -1,0 +1,94 @@
+"""Variants of the planner's tumor stage, each trained for the same time around the same kidneys.
+
+Works in the folder of `quality.py`: on its scans and its held-out cases, with the kidney networks
+of its "planner", which are not trained again. Prints `quality.py`'s table, the first variant beside
+each other one. What is there already is kept.
+
+    python benchmarks/tumor_stage.py --work FOLDER --minutes 12.5 --only planned "narrow changes"
+
+Pin each command to a core (`OMP_NUM_THREADS=1 taskset -c 0`) to run two at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec.structs import replace
+from process_tree import run
+from quality import BIN, MANY, predict, scores_of, table
+
+from kitspipe.planning.document import write_document
+from kitspipe.planning.plan import Plan, TumorPlan
+from kitspipe.planning.planner import read_plan
+from kitspipe.planning.recipes import tumor_augmentation
+from kitspipe.workspace import Workspace
+
+
+def planned(tumor: TumorPlan) -> TumorPlan:
+    """As the planner has it now, whatever the folder's plan has."""
+    return replace(tumor, augmentation=tumor_augmentation().value)
+
+
+def narrow_changes(tumor: TumorPlan) -> TumorPlan:
+    """Turned and scaled half as often and less far, as the planner had it before."""
+    changes = replace(
+        tumor_augmentation().value,
+        rotation_probability=0.3,
+        rotation_degrees=15.0,
+        scale_probability=0.3,
+        scale=(0.8, 1.25),
+    )
+    return replace(tumor, augmentation=changes)
+
+
+def one_slice(tumor: TumorPlan) -> TumorPlan:
+    """2D: the slice that is decided, without its neighbours."""
+    network = replace(tumor.network, slab_depth=1)
+    return replace(planned(tumor), slab_depth=1, network=network)
+
+
+VARIANTS: dict[str, Callable[[TumorPlan], TumorPlan]] = {
+    "planned": planned,
+    "narrow changes": narrow_changes,
+    "one slice": one_slice,
+}
+
+
+def trained(work: Path, name: str, minutes: float) -> Path:
+    """The tumor stage of a variant, then the held-out cases; the masks' folder."""
+    source = Workspace(root=work / "planner")
+    place = Workspace(root=work / f"tumor stage, {name}, {minutes:g} minutes")
+    masks = place.root / "predictions"
+    if (masks / "run.json").exists():
+        return masks
+    if not place.plan_file.exists():
+        shutil.copytree(source.root / "preprocessed", place.root / "preprocessed")
+        shutil.copytree(
+            source.results_folder / "kidney", place.results_folder / "kidney", dirs_exist_ok=True
+        )
+        shutil.copytree(source.plan_file.parent, place.plan_file.parent)
+        plan: Plan = read_plan(source)
+        write_document(place.plan_file, replace(plan, tumor=VARIANTS[name](plan.tumor)))
+    limits = ["--epochs", str(MANY), "--max-time", f"{round(60 * minutes)}s"]
+    run([BIN / "kitspipe_train", "tumor", "all", "-w", place.root, "-q", *limits])
+    predict(work, place, masks)
+    return masks
+
+
+def main() -> None:
+    """Train what is missing, score, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="quality.py's, with its planner")
+    parser.add_argument("--minutes", type=float, default=12.5, help="that each one trains")
+    parser.add_argument("--only", nargs="+", choices=[*VARIANTS], help="columns to make now")
+    options = parser.parse_args()
+    work = options.work.resolve()
+    names = options.only or [*VARIANTS]
+    table({name: scores_of(work, trained(work, name, options.minutes)) for name in names})
+
+
+if __name__ == "__main__":
+    main()
