@@ -1,10 +1,10 @@
-"""Variants of the planner's tumor stage, each trained for the same time around the same kidneys.
+"""Variants of a tumor stage, each trained for the same time around the same kidneys.
 
 Works in the folder of `quality.py`: on its scans and its held-out cases, with the kidney networks
 of its "planner", which are not trained again. Prints `quality.py`'s table, the first variant beside
 each other one. What is there already is kept.
 
-    python benchmarks/tumor_stage.py --work FOLDER --minutes 12.5 --only planned "narrow changes"
+    python benchmarks/tumor_stage.py --work FOLDER --minutes 12.5 --only "wide changes"
 
 Pin each command to a core (`OMP_NUM_THREADS=1 taskset -c 0`) to run two at a time.
 """
@@ -27,31 +27,24 @@ from kitspipe.planning.recipes import tumor_augmentation
 from kitspipe.workspace import Workspace
 
 
-def planned(tumor: TumorPlan) -> TumorPlan:
-    """As the planner has it now, whatever the folder's plan has."""
-    return replace(tumor, augmentation=tumor_augmentation().value)
-
-
 def narrow_changes(tumor: TumorPlan) -> TumorPlan:
-    """Turned and scaled half as often and less far, as the planner had it before."""
-    changes = replace(
-        tumor_augmentation().value,
-        rotation_probability=0.3,
-        rotation_degrees=15.0,
-        scale_probability=0.3,
-        scale=(0.8, 1.25),
-    )
-    return replace(tumor, augmentation=changes)
+    """Patches turned and scaled now and then, as the planner's small plan has it."""
+    return replace(tumor, augmentation=tumor_augmentation("small").value)
+
+
+def wide_changes(tumor: TumorPlan) -> TumorPlan:
+    """Often and far, as its standard plan has it."""
+    return replace(tumor, augmentation=tumor_augmentation("standard").value)
 
 
 def one_slice(tumor: TumorPlan) -> TumorPlan:
-    """2D: the slice that is decided, without its neighbours."""
+    """Wide changes; 2D: the slice that is decided, without its neighbours."""
     network = replace(tumor.network, slab_depth=1)
-    return replace(planned(tumor), slab_depth=1, network=network)
+    return replace(wide_changes(tumor), slab_depth=1, network=network)
 
 
 VARIANTS: dict[str, Callable[[TumorPlan], TumorPlan]] = {
-    "planned": planned,
+    "wide changes": wide_changes,
     "narrow changes": narrow_changes,
     "one slice": one_slice,
 }

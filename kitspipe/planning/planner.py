@@ -162,7 +162,7 @@ def _tumor_plan(
             "network": network,
             "loss": recipes.tumor_loss(),
             "sampling": recipes.tumor_sampling(size),
-            "augmentation": recipes.tumor_augmentation(),
+            "augmentation": recipes.tumor_augmentation(size),
             "schedule": recipes.tumor_schedule(size, batch),
             "threshold": Choice(0.5, "Dice loss is calibrated around one half"),
             "components": Choice(

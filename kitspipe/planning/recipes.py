@@ -96,23 +96,24 @@ def kidney_augmentation() -> Choice[AugmentationConfig]:
     )
 
 
-def tumor_augmentation() -> Choice[AugmentationConfig]:
-    """The paper's list (3.1), wider; mirroring in the slice added."""
+def tumor_augmentation(size: Size) -> Choice[AugmentationConfig]:
+    """The paper's list (3.1), mirroring in the slice added, wider where training is long."""
+    is_long = size == "standard"
     return Choice(
         AugmentationConfig(
             mirror_axes=("y", "x"),
-            rotation_probability=0.6,
-            rotation_degrees=45.0,
+            rotation_probability=0.6 if is_long else 0.3,
+            rotation_degrees=45.0 if is_long else 15.0,
             translation_share=0.1,
-            scale_probability=0.6,
-            scale=(0.7, 1.4),
+            scale_probability=0.6 if is_long else 0.3,
+            scale=(0.7, 1.4) if is_long else (0.8, 1.25),
             equalization_probability=0.1,
             blur_probability=0.2,
             blur_sigma=(0.5, 1.0),
         ),
         "rotation, translation, cut and scale, equalization, blur (paper 3.1); turned and scaled "
-        "often and far, as tumors are few and alike from all sides; mirrored in the slice, as a "
-        "kidney's region has no side",
+        + ("often and far, as tumors are few" if is_long else "a little, as training is short")
+        + "; mirrored in the slice, as a kidney's region has no side",
     )
 
 

@@ -381,8 +381,9 @@ def test_sampling_shows_tumors_hard_places_and_the_rest():
     assert recipes.kidney_sampling().value.margin_mm is None  # chest and pelvis are seen too
 
 
-def test_augmentation_has_everything_that_the_paper_names():
-    tumor, kidney = recipes.tumor_augmentation().value, recipes.kidney_augmentation().value
+@each_size
+def test_augmentation_has_everything_that_the_paper_names(size):
+    tumor, kidney = recipes.tumor_augmentation(size).value, recipes.kidney_augmentation().value
     assert "x" in kidney.mirror_axes  # 2.2; 3.1 has the rest
     assert min(tumor.rotation_probability, tumor.rotation_degrees, tumor.translation_share) > 0
     assert tumor.scale_probability > 0
