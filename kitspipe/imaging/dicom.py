@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kitspipe.errors import UserError
 from kitspipe.imaging import dicom_zip
-from kitspipe.imaging.dicom_bytes import PREAMBLE_BYTES, is_dicom_start
+from kitspipe.imaging.dicom_bytes import starts_as_dicom
 from kitspipe.imaging.dicom_series import Slice, chosen_stack, read_slice, refuse_without_series
 from kitspipe.imaging.header import Header
 from kitspipe.imaging.scratch import temporary_folder
@@ -39,7 +39,7 @@ def is_dicom(path: Path) -> bool:
     A zip too damaged to tell counts as one, for `read_series` to refuse.
     """
     if path.is_dir():
-        return any(_starts_as_dicom(file) for file in _files(path))
+        return any(starts_as_dicom(file) for file in _files(path))
     return path.is_file() and dicom_zip.holds_dicom(path)
 
 
@@ -116,11 +116,6 @@ def _files(folder: Path) -> list[Path]:
 def _slices(folder: Path, path: Path) -> Iterator[Slice]:
     """What the files of a folder say about themselves; `path` as of `read_slice`."""
     return (found for file in _files(folder) if (found := read_slice(file, path)))
-
-
-def _starts_as_dicom(file: Path) -> bool:
-    with file.open("rb") as opened:
-        return is_dicom_start(opened.read(PREAMBLE_BYTES + 4))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 
 # Before a file's `DICM`, and how files without that preamble begin (group 0008).
 PREAMBLE_BYTES, _BARE_START = 128, b"\x08\x00"
+START_BYTES = PREAMBLE_BYTES + 4
 # All but CT Image Storage and its enhanced forms. Source: DICOM PS3.4 B.5.
 _OTHER_CLASS = re.compile(r"1\.2\.840\.10008\.(?!5\.1\.4\.1\.1\.2(\.\d+)?$)[0-9.]+")
 _META_BYTES = 4096
@@ -23,6 +24,12 @@ _NATIVE = {
 def is_dicom_start(raw: bytes) -> bool:
     """Whether a file that begins with these bytes is DICOM."""
     return _has_preamble(raw) or raw.startswith(_BARE_START)
+
+
+def starts_as_dicom(file: Path) -> bool:
+    """Whether a file is DICOM, by its first bytes."""
+    with file.open("rb") as opened:
+        return is_dicom_start(opened.read(START_BYTES))
 
 
 def is_cut_start(file: Path) -> bool:
@@ -70,7 +77,7 @@ def has_pixels(file: Path, count_bytes: int) -> bool:
 
 
 def _has_preamble(raw: bytes) -> bool:
-    return raw[PREAMBLE_BYTES : PREAMBLE_BYTES + 4] == b"DICM"
+    return raw[PREAMBLE_BYTES:START_BYTES] == b"DICM"
 
 
 def _meta_uid(raw: bytes, element: int) -> str | None:

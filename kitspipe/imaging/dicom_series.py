@@ -12,11 +12,10 @@ import SimpleITK as sitk
 from kitspipe import console
 from kitspipe.errors import UserError
 from kitspipe.imaging.dicom_bytes import (
-    PREAMBLE_BYTES,
     has_pixels,
     is_cut_start,
-    is_dicom_start,
     may_be_ct,
+    starts_as_dicom,
 )
 
 # Larger than any CT slice, compressed or not.
@@ -84,9 +83,7 @@ def read_slice(file: Path, path: Path) -> Slice | None:
     Raises:
         UserError: a CT slice that can't be read, or is larger than its file can be.
     """
-    with file.open("rb") as opened:
-        start = opened.read(PREAMBLE_BYTES + 4)
-    if not is_dicom_start(start):
+    if not starts_as_dicom(file):
         if is_cut_start(file):
             raise _damaged(file, path, f"a file of {file.stat().st_size} bytes that is no DICOM")
         return None

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from kitspipe.errors import UserError
-from kitspipe.imaging.dicom_bytes import PREAMBLE_BYTES, is_dicom_start
+from kitspipe.imaging.dicom_bytes import START_BYTES, is_dicom_start
 
 _MOST_UNPACKED_BYTES = 8 << 30  # A CT of 3000 slices of 512 x 512 has 1.5 GiB.
 _MEMBER_START = b"PK\x03\x04"
@@ -37,7 +37,8 @@ def holds_dicom(path: Path) -> bool:
         if opened.read(len(_MEMBER_START)) != _MEMBER_START and not zipfile.is_zipfile(path):
             return False
     try:
-        return first_dicom_file(path) is not None
+        with _opened(path) as archive:
+            return _first_dicom_member(archive) is not None
     except UserError:
         return True
 
@@ -49,14 +50,8 @@ def first_dicom_file(path: Path) -> bytes | None:
         UserError: the zip is damaged.
     """
     with _opened(path) as archive:
-        for member in archive.infolist():
-            if member.is_dir() or member.flag_bits & 1:
-                continue
-            with archive.open(member) as packed:
-                start = packed.read(PREAMBLE_BYTES + 4)
-                if is_dicom_start(start):
-                    return start + packed.read()
-    return None
+        member = _first_dicom_member(archive)
+        return None if member is None else archive.read(member)
 
 
 def unpack(path: Path, folder: Path) -> None:
@@ -90,6 +85,16 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
             expected="a whole zip without password",
             remedy="pack or download the series again, or unpack it and name the folder",
         ) from None
+
+
+def _first_dicom_member(archive: zipfile.ZipFile) -> zipfile.ZipInfo | None:
+    """By its first bytes, no more of it is unpacked."""
+    for member in archive.infolist():
+        if not (member.is_dir() or member.flag_bits & 1):
+            with archive.open(member) as packed:
+                if is_dicom_start(packed.read(START_BYTES)):
+                    return member
+    return None
 
 
 def _require_all_members(archive: zipfile.ZipFile, path: Path) -> None:

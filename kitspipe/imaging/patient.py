@@ -10,7 +10,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from kitspipe.imaging.dicom import find_series
-from kitspipe.imaging.dicom_bytes import PREAMBLE_BYTES, is_dicom_start
+from kitspipe.imaging.dicom_bytes import starts_as_dicom
 from kitspipe.imaging.dicom_zip import first_dicom_file
 from kitspipe.imaging.scratch import temporary_folder
 
@@ -57,7 +57,7 @@ def without_name(text: str, name: str | None) -> str:
 def _first_dicom_file(path: Path) -> Iterator[Path | None]:
     if path.is_dir():
         files = (file for file in sorted(path.iterdir()) if file.is_file())
-        yield next((file for file in files if is_dicom_start(_start(file))), None)
+        yield next((file for file in files if starts_as_dicom(file)), None)
         return
     content = first_dicom_file(path)
     if content is None:
@@ -67,8 +67,3 @@ def _first_dicom_file(path: Path) -> Iterator[Path | None]:
         file = folder / "slice"
         file.write_bytes(content)
         yield file
-
-
-def _start(file: Path) -> bytes:
-    with file.open("rb") as opened:
-        return opened.read(PREAMBLE_BYTES + 4)
