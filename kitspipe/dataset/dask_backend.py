@@ -100,7 +100,8 @@ class ClusterBackend(DaskDistributedBackend):  # type: ignore[misc]
             self._suspects.append(replace(case, is_suspect=True))
         elif error is not None:
             case.callback([CaseFailure(case_id=case.id, error=_lost(case.id, error))])
-        if self._suspects and not any(each.is_suspect for each in self._open.values()):
+        # A copy: the main thread may be submitting.
+        if self._suspects and not any(each.is_suspect for each in [*self._open.values()]):
             self._submit(self._suspects.popleft())
 
     def retrieve_result_callback(self, out: object) -> object:
