@@ -21,7 +21,7 @@ from process_tree import run
 from quality import BIN, MANY, predict, scores_of, table
 
 from kitspipe.planning.document import write_document
-from kitspipe.planning.plan import Plan, TumorPlan
+from kitspipe.planning.plan import TumorPlan
 from kitspipe.planning.planner import read_plan
 from kitspipe.planning.recipes import tumor_augmentation
 from kitspipe.workspace import Workspace
@@ -50,6 +50,11 @@ VARIANTS: dict[str, Callable[[TumorPlan], TumorPlan]] = {
 }
 
 
+def copied(source: Path, target: Path, but: str = "") -> None:
+    """A folder without the files of one name, over what a killed run left there."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(but), dirs_exist_ok=True)
+
+
 def trained(work: Path, name: str, minutes: float) -> Path:
     """The tumor stage of a variant, then the held-out cases; the masks' folder."""
     source = Workspace(root=work / "planner")
@@ -58,12 +63,11 @@ def trained(work: Path, name: str, minutes: float) -> Path:
     if (masks / "run.json").exists():
         return masks
     if not place.plan_file.exists():
-        shutil.copytree(source.root / "preprocessed", place.root / "preprocessed")
-        shutil.copytree(
-            source.results_folder / "kidney", place.results_folder / "kidney", dirs_exist_ok=True
-        )
-        shutil.copytree(source.plan_file.parent, place.plan_file.parent)
-        plan: Plan = read_plan(source)
+        for folder in ("preprocessed", source.plan_file.parent.name):
+            copied(source.root / folder, place.root / folder, but=source.plan_file.name)
+        copied(source.results_folder / "kidney", place.results_folder / "kidney")
+        plan = read_plan(source)
+        # Last, as it says that all else is there.
         write_document(place.plan_file, replace(plan, tumor=VARIANTS[name](plan.tumor)))
     limits = ["--epochs", str(MANY), "--max-time", f"{round(60 * minutes)}s"]
     run([BIN / "kitspipe_train", "tumor", "all", "-w", place.root, "-q", *limits])
